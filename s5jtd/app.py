@@ -1,0 +1,437 @@
+"""The composition root: every part is built here, once, in order of need; nobody below builds another."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from s5jtd.config import Config, VolumeConfig, changes, expand_volumes, load
+from s5jtd.control.server import ControlServer
+from s5jtd.control.verbs import verbs
+from s5jtd.controls import Controls
+from s5jtd.daemon import Inbox, Stop
+from s5jtd.engine.contract import Engine
+from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.errors import Busy, ConfigError, Exit, LedgerError, VolumeFailed
+from s5jtd.jobs import build_job, same_road
+from s5jtd.ledger.database import BACKUPS
+from s5jtd.ledger.passes import Passes
+from s5jtd.ledger.states import ChunkState, State
+from s5jtd.ledger.upkeep import Ballast
+from s5jtd.log import set_level
+from s5jtd.meter import Meter
+from s5jtd.pool import Pool, Watch
+from s5jtd.problems import Problems
+from s5jtd.protocol import Reloaded
+from s5jtd.reports.folder import ReportFolder
+from s5jtd.reports.run import Reporter
+from s5jtd.stages.job import Job
+from s5jtd.stages.keepsake import KeepCopy
+from s5jtd.stages.opening import Patience, open_ledger, prove
+from s5jtd.stages.plan import Plan
+from s5jtd.stages.probe import Probe
+from s5jtd.stages.pull import Pull
+from s5jtd.stages.push import Push
+from s5jtd.stages.recover import Recover
+from s5jtd.stages.release import Release
+from s5jtd.stages.resync import Resync
+from s5jtd.stages.scan import Scan
+from s5jtd.stages.sweep import Sweep
+from s5jtd.stages.upkeep import Upkeep
+from s5jtd.status import StatusDesk
+from s5jtd.units import format_bytes
+from s5jtd.volumes.seals import load_key
+from s5jtd.volumes.volume import Volume
+from s5jtd.worker import Bell, Stage, Worker
+
+log = structlog.get_logger(__name__)
+
+#: Pullers and pushers of a volume: one seals or checks while the other transfers.
+SLOTS = 2
+#: Objects at a time in one s5cmd, where the configuration leaves it to us.
+ENGINE_WORKERS = 16
+#: Threads that wait for servers' answers to single questions.
+ASKING_THREADS = 16
+#: The same for resyncs, which must not keep the road waiting.
+COMPARING_THREADS = 8
+#: With one pass, a state folder that stays full this long ends it.
+ONCE_SECONDS = 60.0
+#: With one pass, a side that stays dead this long ends it.
+DEAD_SECONDS = 15.0
+
+
+class App:
+    """The daemon's parts, and its life as `daemon.serve` wants it."""
+
+    def __init__(self, config: Config, config_path: Path, inbox: Inbox, *, once: bool = False) -> None:
+        """Build everything; nothing runs yet.
+
+        Raises:
+            S5jtError: what stands in the way, such as Busy when another daemon holds the state folder.
+        """
+        self.config = config
+        self._config_path = config_path
+        self._inbox = inbox
+        self._once = once
+        self._over = False  # the single pass
+        self._began = time.monotonic()
+        self._stop = threading.Event()
+        self._holds: set[int] = set()  # jobs to be interrupted at once
+        self._reloading = threading.Lock()
+        self._lock = lock_state_dir(config.state_dir)
+        self.bell = Bell()
+        self.problems = Problems()
+        self.meter = Meter()
+        self.engine: Engine = _engine()
+        self._ballast = Ballast(config.state_dir)
+        patience = Patience(
+            self._ballast, self.problems, self._stop, lasting_seconds_max=ONCE_SECONDS if once else math.inf
+        )
+        self.ledger = open_ledger(config.state_dir / "ledger.db", self._ballast, patience)
+        key = load_key(config.state_dir)
+        self.pool = Pool([volume_of(one, key) for one in expand_volumes(config)], self.ledger, self.problems)
+        self._asking = ThreadPoolExecutor(ASKING_THREADS, "ask")
+        self._comparing = ThreadPoolExecutor(COMPARING_THREADS, "compare")
+        # One for each volume: threads in a dead disk must not be missing elsewhere.
+        self._hashing = {
+            volume.name: ThreadPoolExecutor(max(2, os.cpu_count() or 1), f"check {volume.name}")
+            for volume in self.pool.volumes
+        }
+        self._jobs: dict[int, Job] = {}
+        self._scans: dict[int, Scan] = {}
+        self._resyncs: dict[int, Resync] = {}
+        self._workers: list[Worker] = []
+        self.desk = StatusDesk(self.ledger, self.pool, self.meter, self.problems, str(config_path))
+        self.reports = ReportFolder(config.state_dir / "reports")
+        self._reporter = Reporter(
+            Passes(self.ledger.database, on_blocked=patience), self.reports, self.problems,
+            engine=self.engine.name, keep_seconds=lambda: self.config.reports.keep, once=once,
+        )  # fmt: skip
+        for job_config in config.jobs:
+            job = build_job(job_config, self.ledger, config.runtime_dir)
+            self._jobs[job.id] = job
+        self._recover = Recover(self.ledger, self.problems, self.jobs, self._puller)
+        self._hire()
+
+    # What the workers ask
+
+    def jobs(self) -> dict[int, Job]:
+        """The jobs there are now, by their id in the ledger."""
+        return self._jobs
+
+    def job_list(self) -> list[Job]:
+        """The jobs in the order of the configuration."""
+        return list(self._jobs.values())
+
+    def halted(self, job: Job) -> bool:
+        """Whether what runs for a job must come to its end now."""
+        return self._stop.is_set() or job.id in self._holds
+
+    def hold(self, job_id: int, *, held: bool) -> None:
+        """Interrupt what runs for a job, or let it run again."""
+        (self._holds.add if held else self._holds.discard)(job_id)
+        self.bell.ring()
+
+    # Workers
+
+    def _hire(self) -> None:
+        for job in self._jobs.values():
+            self._hire_scanner(job)
+            self._hire_comparer(job)
+        self._hire_one(Plan(self.job_list, self.ledger, self.pool, self.bell), critical=True)
+        self._hire_one(
+            Upkeep(self.ledger, self._ballast, self.problems, self.bell, self._stop), critical=False
+        )
+        self._hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
+        self._hire_one(Sweep(self.job_list, self.ledger), critical=False)
+        self._hire_one(self._reporter, critical=True)
+        for volume in self.pool.volumes:
+            for stage in self._volume_stages(volume):
+                self._hire_one(stage, critical=False)
+
+    def _hire_scanner(self, job: Job) -> Worker:
+        scan = Scan(job, self.ledger, self.engine, self._asking, self.problems, self.bell)
+        self._scans[job.id] = scan
+        return self._hire_one(scan, critical=True)
+
+    def _hire_comparer(self, job: Job) -> Worker:
+        resync = Resync(job, self.ledger, self.engine, self._comparing, self.problems, self.bell, self._stop)
+        self._resyncs[job.id] = resync
+        return self._hire_one(resync, critical=False)
+
+    def _volume_stages(self, volume: Volume) -> Iterator[Stage]:
+        yield Watch(volume, self.pool, self._recover, self.bell)
+        configured = self.config.limits.workers
+        workers = ENGINE_WORKERS if configured == "auto" else configured
+        for slot in range(1, SLOTS + 1):
+            yield Pull(
+                slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
+                hashing=self._hashing[volume.name], meter=self.meter, problems=self.problems, bell=self.bell,
+                workers=workers, halted=self.halted,
+            )  # fmt: skip
+            yield Push(
+                slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
+                asking=self._asking, meter=self.meter, problems=self.problems, bell=self.bell,
+                workers=workers, halted=self.halted,
+            )  # fmt: skip
+        yield Release(volume, self.ledger, self.pool, self.bell)
+        yield KeepCopy(volume, self.pool, self.config.state_dir / BACKUPS, self._stop)
+
+    def _puller(self, volume: Volume) -> Pull:
+        return next(stage for stage in self._volume_stages(volume) if isinstance(stage, Pull))
+
+    def _hire_one(self, stage: Stage, *, critical: bool) -> Worker:
+        worker = Worker(stage, stop=self._stop, bell=self.bell, on_crash=self._on_crash, critical=critical)
+        self._workers.append(worker)
+        return worker
+
+    def _on_crash(self, name: str, error: Exception) -> None:
+        if isinstance(error, LedgerError):
+            log.error("ledger_failed", worker=name, error=str(error), hint=error.hint)
+            self._inbox.put(Stop(str(error), error.exit))
+            return
+        log.error("worker_crashed", worker=name, exc_info=error)
+        self._inbox.put(Stop(f"{name} crashed: {type(error).__name__}: {error}", Exit.FAILED))
+
+    # The life
+
+    def recover(self) -> None:
+        """Take up the volumes that are there, with what an earlier life left on them.
+
+        Raises:
+            LedgerDamaged: nothing may be decided on its word; nothing was.
+        """
+        if not prove(self.ledger, self.problems, lambda: not self._asked_to_end()):
+            self._stop.set()  # whoever starts now ends at once
+            return
+        self._reporter.recover()
+        unpushed = self.ledger.unpush()
+        if unpushed:
+            log.info("pushes_were_cut", objects=unpushed)
+        for volume in self.pool.volumes:
+            self.pool.attach(volume, self._recover)
+        for row in self.ledger.views.volumes():
+            if row.id not in {volume.ledger_id for volume in self.pool.volumes if volume.attached}:
+                self._unplan_all(row.id)
+
+    def _asked_to_end(self) -> bool:
+        """Whether a Stop waits to be heard; all messages stay where they are."""
+        waiting = [self._inbox.get_nowait() for _ in range(self._inbox.qsize())]
+        for message in waiting:
+            self._inbox.put(message)
+        return any(isinstance(message, Stop) for message in waiting)
+
+    def _unplan_all(self, volume_id: int) -> None:
+        """A volume that is not there cannot keep what it was to receive."""
+        for chunk in self.ledger.views.chunks(volume_id, ChunkState.PLANNED, ChunkState.PULLING):
+            self.ledger.unplan(chunk)
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """The control socket."""
+        self.config.runtime_dir.mkdir(parents=True, exist_ok=True)
+        with ControlServer(self.config.runtime_dir / "control.sock", verbs(Controls(self))):
+            yield
+
+    def workers(self) -> Sequence[Worker]:
+        """The workers there are now."""
+        return tuple(self._workers)
+
+    def halt(self) -> None:
+        """Every worker comes to a safe point; those in a dead disk are not waited for."""
+        self._stop.set()
+        self.bell.ring()
+        for worker in self._workers:
+            if worker.ident is not None:
+                worker.join(timeout=60.0 if worker.critical else 30.0)
+        self._reporter.last_words(interrupted=not self._over)
+
+    def close(self) -> None:
+        """Let go of everything that is held."""
+        self._asking.shutdown(wait=False, cancel_futures=True)
+        self._comparing.shutdown(wait=False, cancel_futures=True)
+        for hashing in self._hashing.values():
+            hashing.shutdown(wait=False, cancel_futures=True)
+        self.ledger.close()
+        for volume in self.pool.volumes:
+            volume.detach()
+        os.close(self._lock)
+
+    def enter(self, state: str) -> None:
+        """How far the life has come."""
+        self.desk.state = state
+
+    def headline(self) -> str:
+        """One line for `systemctl status`."""
+        parts = []
+        for job in self.job_list():
+            shot = self.desk.job(job)
+            left = sum(shot["bytes"][word] for word in ("seen", "pulling", "staged", "pushing"))
+            done = shot["objects"]["delivered"]
+            parts.append(f"{job.name}: {shot['state']}, {done} delivered, {format_bytes(left)} to go")
+        problems = self.problems.now()
+        return "; ".join(parts) + (f"; {len(problems)} problems" if problems else "")
+
+    def tend(self) -> None:
+        """Keep the list of problems true; a worker stuck on a volume means that the volume is dead."""
+        for job in self.job_list():
+            self._tell_parked(job)
+        for worker in self._workers:
+            if worker.critical or not worker.stuck():
+                continue
+            volume = getattr(worker.stage, "volume", None)
+            if isinstance(volume, Volume) and volume.state.gives_pushes:
+                self.pool.fail(volume, VolumeFailed(f"{volume.path} does not answer", hint="look at `dmesg`"))
+
+    def _tell_parked(self, job: Job) -> None:
+        parked = self.ledger.views.counters(job.id)[0][State.PARKED.word]
+        if not parked:
+            self.problems.clear("objects_parked", job.name)
+            return
+        self.problems.raise_(
+            "objects_parked",
+            job.name,
+            f"{parked} object{'s' if parked > 1 else ''} of job {job.name} cannot travel without a person",
+            f"see why: s5jtctl objects {job.name} --state parked; then: s5jtctl retry {job.name} --parked",
+        )
+
+    def reload(self) -> None:
+        """Read the configuration again, for a signal: errors go to the log and the problems."""
+        try:
+            self.reload_config()
+        except ConfigError as error:
+            self.problems.raise_("config_invalid", "config", str(error), error.hint)
+            log.error("reload_refused", error=str(error), hint=error.hint)
+
+    def reload_config(self) -> Reloaded:
+        """Read the configuration again; what cannot change live is named and stays as it is.
+
+        Raises:
+            ConfigError: the file is bad; the old configuration stays in force.
+        """
+        with self._reloading:
+            new = load(self._config_path)
+            changed, kept = changes(self.config, new)
+            self._apply(new)
+            self.problems.clear("config_invalid", "config")
+        log.info("reloaded", changed=changed, kept=kept)
+        return {"result": "reloaded", "changed": list(changed), "kept": list(kept)}
+
+    def _apply(self, new: Config) -> None:
+        by_name = {job.name: job for job in self._jobs.values()}
+        for config in new.jobs:
+            job = by_name.pop(config.name, None)
+            if job is None:
+                self._add_job(build_job(config, self.ledger, self.config.runtime_dir))
+            elif same_road(job.config, config):
+                fresh = build_job(config, self.ledger, self.config.runtime_dir)
+                job.config, job.source, job.destination = config, fresh.source, fresh.destination
+        for job in by_name.values():
+            self._remove_job(job)
+        self.config = new.model_copy(
+            update={name: getattr(self.config, name) for name in ("state_dir", "runtime_dir", "volumes")}
+        )
+        set_level(new.log.level)
+        self.bell.ring()
+
+    def _add_job(self, job: Job) -> None:
+        self._jobs = {**self._jobs, job.id: job}
+        self._hire_scanner(job).start()
+        self._hire_comparer(job).start()
+
+    def _remove_job(self, job: Job) -> None:
+        self._jobs = {id_: one for id_, one in self._jobs.items() if id_ != job.id}
+        stages: tuple[Stage, ...] = (self._scans.pop(job.id), self._resyncs.pop(job.id))
+        for worker in [worker for worker in self._workers if worker.stage in stages]:
+            worker.retire()
+            self._workers.remove(worker)
+
+    # One pass
+
+    def finished(self) -> Stop | None:
+        """With `--once`: the end, when each source was looked at and nothing is left to move."""
+        if not self._once or any(scan.passes_done == 0 for scan in self._scans.values()):
+            return None
+        left = {job.name: self._left(job) for job in self.job_list()}
+        if any(left.values()) and not self._hopeless():
+            return None
+        self._over = True
+        return Stop("the pass is over", self._verdict(any(left.values())))
+
+    def _left(self, job: Job) -> int:
+        objects, _ = self.ledger.views.counters(job.id)
+        return sum(objects[s.word] for s in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING))
+
+    def _hopeless(self) -> bool:
+        """Nothing is in flight and nothing can be: a side is dead, or no volume can be used."""
+        for job in self.job_list():
+            objects, _ = self.ledger.views.counters(job.id)
+            if objects["pulling"] or objects["pushing"]:
+                return False
+            dead_pull = not job.source.endpoints.available() or not self.pool.taking_pulls()
+            dead_push = not job.destination.endpoints.available()
+            if (objects["seen"] and not dead_pull) or (objects["staged"] and not dead_push):
+                return False
+        return time.monotonic() - self._began > DEAD_SECONDS
+
+    def _verdict(self, unfinished: bool) -> int:
+        errors = [scan.last_error for scan in self._scans.values() if scan.last_error is not None]
+        if errors:
+            return errors[0].exit
+        if unfinished:
+            return Exit.TEMPORARY
+        reasons = [self.ledger.views.parked_reasons(job.id) for job in self.job_list()]
+        codes = {code for found in reasons for code in found}
+        if any(code.endswith("_mismatch") for code in codes):
+            return Exit.MISMATCH
+        return Exit.OBJECTS_FAILED if codes else Exit.DONE
+
+
+def _engine() -> S5cmd:
+    engine = S5cmd()
+    engine.check()
+    return engine
+
+
+def volume_of(config: VolumeConfig, key: bytes) -> Volume:
+    """A volume as the configuration names it, not attached yet."""
+    return Volume(config.path, config.name, config.reserve, key)
+
+
+def lock_state_dir(state_dir: Path) -> int:
+    """The lock that makes a state folder one daemon's; held while the descriptor is open.
+
+    Raises:
+        Busy: another process holds it.
+        LedgerError: the folder cannot be used.
+    """
+    path = state_dir / "lock"
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerError(
+            f"{error.filename}: {error.strerror}", hint="check state_dir and who owns it"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise Busy(
+            f"{state_dir} is held by process {holder or 'unknown'}",
+            hint="is s5jtd running? `systemctl status s5jtd`",
+        ) from error
+    with contextlib.suppress(OSError):  # a courtesy to whoever is refused; a full disk must not stop us here
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor

@@ -1,0 +1,230 @@
+"""`s5jtd`: from arguments and configuration to work that is done, and to an honest exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from s5jtd import __version__, config
+from s5jtd.commands.api import api
+from s5jtd.commands.snowball import snowball
+from s5jtd.commands.told import Told
+from s5jtd.ledger.states import State
+from s5jtd.model import Side
+
+
+class Context:
+    """What every command may need: where the configuration is, read when it is first asked for."""
+
+    def __init__(self, path: str | None) -> None:
+        """`path` as given on the command line."""
+        self.path = config.find(path, os.environ)
+
+    def load(self) -> config.Config:
+        """The configuration.
+
+        Raises:
+            ConfigError: it cannot be used.
+        """
+        return config.load(self.path)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+@click.group(cls=Told, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "path",
+    metavar="FILE",
+    help="Configuration (default $S5JTD_CONFIG, else /etc/s5jtd/config.yaml).",
+)
+@click.version_option(__version__, prog_name="s5jtd")
+@click.pass_context
+def main(context: click.Context, path: str | None) -> None:
+    """Move S3 objects over local volumes to another bucket, and prove each hop.
+
+    \b
+    First steps:
+      s5jtd demo            see a whole transfer between two servers on this machine
+      s5jtd check           is the configuration good, do the endpoints answer?
+      s5jtd run --once      one pass over every job
+      s5jtctl status        ask the running daemon
+    """
+    context.obj = Context(path)
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="One pass over every job, then end.")
+@click.option("--dry-run", is_flag=True, help="Show what would travel, and change nothing.")
+@click.option("--job", "only", metavar="JOB", help="With --once or --dry-run: this job alone.")
+@pass_context
+def run(context: Context, once: bool, dry_run: bool, only: str | None) -> None:
+    """Run the daemon in the foreground.
+
+    \b
+    Exit codes with --once: 0 all delivered, 5 a side was down (try again), 10 objects are parked,
+    11 a checksum did not match, 130 or 143 interrupted.
+    """
+    from s5jtd.commands.run import dry_run as show
+    from s5jtd.commands.run import run_daemon
+
+    if only and not (once or dry_run):
+        raise click.UsageError("--job goes with --once or --dry-run")
+    loaded = only_job(context.load(), only)
+    sys.exit(show(loaded) if dry_run else run_daemon(loaded, context.path, once=once))
+
+
+def only_job(loaded: config.Config, name: str | None) -> config.Config:
+    """The configuration with one job left."""
+    if name is None:
+        return loaded
+    jobs = tuple(job for job in loaded.jobs if job.name == name)
+    if not jobs:
+        known = ", ".join(job.name for job in loaded.jobs)
+        raise click.UsageError(f"there is no job {name!r}; the jobs are: {known}")
+    return loaded.model_copy(update={"jobs": jobs})
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
+@click.option("--offline", is_flag=True, help="Ask no endpoint.")
+@pass_context
+def check(context: Context, as_json: bool, offline: bool) -> None:
+    """Check configuration, s5cmd, volumes, credentials and every endpoint."""
+    from s5jtd.commands.check import check as perform
+
+    sys.exit(perform(context.path, as_json=as_json, offline=offline))
+
+
+@main.command("list")
+@click.argument("side", type=click.Choice([side.value for side in Side]))
+@click.argument("job")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many objects.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@pass_context
+def list_side(context: Context, side: str, job: str, limit: int, as_json: bool) -> None:
+    """List what the configured credentials show of SIDE of JOB."""
+    from s5jtd.commands.listing import list_objects_of
+
+    loaded = only_job(context.load(), job)
+    sys.exit(list_objects_of(loaded.jobs[0], Side(side), limit=limit, as_json=as_json))
+
+
+@main.command()
+@click.option("--size", default="200MiB", show_default=True, help="How much to move.")
+@click.option("--keep", is_flag=True, help="Leave ledger, volumes and logs where they are, and say where.")
+def demo(size: str, keep: bool) -> None:
+    """Move a bucket between two S3 servers on this machine, over two staging folders, and compare."""
+    from s5jtd.commands.demo import demo as perform
+
+    sys.exit(perform(size, keep=keep))
+
+
+@main.group()
+def volumes() -> None:
+    """Prepare folders and disks for staging."""
+
+
+@volumes.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@pass_context
+def stamp(context: Context, path: Path) -> None:
+    """Mark the folder or mount PATH as a volume of this appliance."""
+    from s5jtd.commands.volumes import stamp as perform
+
+    sys.exit(perform(context.load(), path))
+
+
+@volumes.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Show what is on it, and change nothing.")
+@click.option("--yes", "assume_yes", is_flag=True, help="Do not ask.")
+@pass_context
+def adopt(context: Context, path: Path, dry_run: bool, assume_yes: bool) -> None:
+    """Take in a volume that comes from another appliance, after showing what is on it."""
+    from s5jtd.commands.volumes import adopt as perform
+
+    sys.exit(perform(context.load(), path, assume_yes=assume_yes, dry_run=dry_run))
+
+
+@main.group()
+def ledger() -> None:
+    """Check, copy, export and rebuild the ledger.
+
+    \b
+    If s5jtd does not start because of its ledger:
+      s5jtd ledger verify      what is wrong with it
+      s5jtd ledger rebuild     put the newest good copy in its place (asks first)
+    """
+
+
+@ledger.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
+@pass_context
+def ledger_verify(context: Context, as_json: bool) -> None:
+    """Is the ledger whole, and does it agree with itself?  Works beside the daemon; 1 if damaged."""
+    from s5jtd.commands.ledger import verify
+
+    sys.exit(verify(context.load(), as_json=as_json))
+
+
+@ledger.command("backup")
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@pass_context
+def ledger_backup(context: Context, file: Path | None) -> None:
+    """Write a checked copy to FILE, or beside the ledger.  Works beside the daemon.
+
+    What was there before stays unless the new copy is whole.
+    """
+    from s5jtd.commands.ledger import backup
+
+    sys.exit(backup(context.load(), file))
+
+
+@ledger.command("export")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--job", metavar="JOB", help="Only the objects of this job.")
+@click.option("--state", type=click.Choice([state.word for state in State]), help="Only those in this state.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")
+@pass_context
+def ledger_export(
+    context: Context, form: str, job: str | None, state: str | None, output: Path | None
+) -> None:
+    """Write every object's row: states, times, evidence.  Works beside the daemon."""
+    from s5jtd.commands.ledger import export_rows
+
+    sys.exit(export_rows(context.load(), form=form, job=job, state=state, output=output))
+
+
+@ledger.command("rebuild")
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def ledger_rebuild(context: Context, dry_run: bool, yes: bool) -> None:
+    """Put the newest good copy in the place of a lost or damaged ledger; needs the daemon stopped."""
+    from s5jtd.commands.rebuild import rebuild_ledger
+
+    sys.exit(rebuild_ledger(context.load(), yes=yes, dry_run=dry_run))
+
+
+@main.command()
+@click.option("--job", metavar="JOB", help="Only this job (default: all of them).")
+@click.option("--dry-run", is_flag=True, help="Show what would go, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def reset(context: Context, job: str | None, dry_run: bool, yes: bool) -> None:
+    """Forget runs and empty the staging; needs the daemon stopped.
+
+    Nothing at the source or the destination is touched.
+    """
+    from s5jtd.commands.reset import reset as perform
+
+    sys.exit(perform(context.load(), job=job, yes=yes, dry_run=dry_run))
+
+
+main.add_command(api)
+main.add_command(snowball)

@@ -1,0 +1,1 @@
+"""What each `s5jtd` command does, imported only when it is asked for."""

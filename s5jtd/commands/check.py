@@ -1,0 +1,203 @@
+"""`s5jtd check`: is everything there that a transfer needs, and do the endpoints answer?"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from s5jtd import log
+from s5jtd.config import Config, JobConfig, expand_volumes, load
+from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.errors import Exit, S5jtError
+from s5jtd.jobs import build_link
+from s5jtd.model import Side
+from s5jtd.s3.endpoints import Endpoint
+from s5jtd.s3.listing import list_objects
+from s5jtd.stages.job import Link
+from s5jtd.status import rfc3339
+from s5jtd.units import format_bytes
+from s5jtd.volumes import probe, space
+from s5jtd.volumes.probe import volume_error
+
+#: Beyond this, signed requests are soon refused (S3 takes 15 minutes).
+SKEW_SECONDS_MAX = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    detail: str
+    hint: str = ""
+    exit: int = Exit.FAILED
+
+
+def check(path: Path, *, as_json: bool, offline: bool) -> int:
+    """Look at everything and report all of it; the exit code is that of the first thing amiss.
+
+    Raises:
+        ConfigError: the configuration cannot be used; without it there is nothing to look at.
+    """
+    log.configure("error")
+    config = load(path)
+    findings = [Finding("configuration", True, str(path)), *_local(config)]
+    endpoints: list[dict[str, Any]] = []
+    if not offline:
+        for job in config.jobs:
+            findings += _job(job, endpoints)
+    if not offline:
+        findings += _write_failed(config.state_dir, endpoints)
+    feasible = {job.name: _feasible(job, findings, endpoints, offline=offline) for job in config.jobs}
+    if as_json:
+        answer = {"findings": [asdict(f) for f in findings], "endpoints": endpoints, "feasible": feasible}
+        click.echo(json.dumps({**answer, "config": config.public()}, indent=1))
+    else:
+        _show(findings, feasible)
+    bad = [finding for finding in findings if not finding.ok]
+    return int(bad[0].exit) if bad else Exit.DONE
+
+
+def _show(findings: list[Finding], feasible: dict[str, bool | None]) -> None:
+    for finding in findings:
+        click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}: {finding.detail}")
+        if finding.hint and not finding.ok:
+            click.echo(f"      hint: {finding.hint}")
+    for name, can in feasible.items():
+        verdict = {True: "a transfer is feasible", False: "a transfer is NOT feasible", None: "not asked"}[
+            can
+        ]
+        click.echo(f"job {name}: {verdict}")
+
+
+def _tried(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, True, look())
+    except S5jtError as error:
+        return Finding(subject, False, str(error), error.hint, error.exit)
+    except OSError as error:
+        return Finding(subject, False, f"{error.filename or subject}: {error.strerror}", "check who owns it")
+
+
+def _local(config: Config) -> Iterator[Finding]:
+    yield _tried("s5cmd", lambda: S5cmd().check())
+    for name in ("state_dir", "runtime_dir"):
+        yield _tried(name, partial(_writable, getattr(config, name)))
+    volumes = expand_volumes(config)
+    for volume in volumes:
+        yield _tried(f"volume {volume.name}", partial(_volume, volume.path, volume.reserve))
+    if not volumes:
+        yield Finding("volumes", False, "none of the configured folders exists", "mount them")
+
+
+def _writable(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return str(folder)
+
+
+def _volume(path: Path, reserve: float) -> str:
+    """Look without stamping anything: a check changes nothing."""
+    try:
+        fd = probe.open_root(path)
+        try:
+            probe.write_probe(fd)
+            room = probe.probe(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise volume_error(error, str(path)) from error
+    usable = space.usable_bytes(room, reserve, 0)
+    return f"{path}, {format_bytes(usable)} usable of {format_bytes(room.total_bytes)}"
+
+
+def _job(job: JobConfig, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
+    with tempfile.TemporaryDirectory(prefix="s5jtd-check-") as folder:
+        for side, config in ((Side.SOURCE, job.source), (Side.DESTINATION, job.destination)):
+            link = build_link(side, config, job.name, Path(folder))
+            for endpoint in link.endpoints.all():
+                finding = _endpoint(job.name, link, endpoint, endpoints)
+                yield finding
+
+
+def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str, Any]]) -> Finding:
+    """Reach it, be let in, list: what a transfer needs of an endpoint."""
+    line: dict[str, Any] = {
+        "job": job, "side": link.side.value, "url": endpoint.url, "ok": True, "latency_ms": None,
+        "clock_skew_seconds": None, "listing": None, "error": None, "hint": None,
+    }  # fmt: skip
+    endpoints.append(line)
+
+    def look() -> str:
+        started = time.monotonic()
+        answer = endpoint.client.request("GET", None, {"max-keys": "1", "list-type": "2"})
+        line["latency_ms"] = round((time.monotonic() - started) * 1000, 1)
+        line["clock_skew_seconds"] = skew_seconds(answer.headers.get("date"), time.time())
+        page = next(
+            iter(list_objects(endpoint.client, link.prefix, version=link.list_version, page_size=10)), None
+        )
+        line["listing"] = "ordered" if page is None or page.sorted else "unordered"
+        skew = line["clock_skew_seconds"]
+        if skew is not None and abs(skew) > SKEW_SECONDS_MAX:
+            raise ClockSkewed(
+                f"the endpoint's clock differs by {skew:.0f} s", hint="set this machine's clock"
+            )
+        return f"answers in {line['latency_ms']} ms, lists {line['listing']}"
+
+    finding = _tried(f"{job} {link.side} {endpoint.url}", look)
+    if not finding.ok:
+        line.update(ok=False, error=finding.detail, hint=finding.hint)
+    return finding
+
+
+class ClockSkewed(S5jtError):
+    """Cannot sign requests with a clock that is wrong."""
+
+    code = "clock_skewed"
+
+
+def skew_seconds(date: str | None, now: float) -> float | None:
+    """How far the server's clock is ahead of ours; None where it does not say."""
+    try:
+        return round(parsedate_to_datetime(date or "").timestamp() - now, 1)
+    except (TypeError, ValueError):
+        return None
+
+
+def _write_failed(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
+    """`failed_endpoints.json`, empty when none failed, for scripts that look for it."""
+    failed = [line for line in endpoints if not line["ok"]]
+    path = state_dir / "failed_endpoints.json"
+    answer = {"checked_at": rfc3339(int(time.time() * 1000)), "failed_endpoints": failed}
+    try:
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(answer, indent=1) + "\n")
+        temporary.rename(path)
+    except OSError as error:
+        yield Finding("failed_endpoints.json", False, f"{path}: {error.strerror}", "check who owns state_dir")
+
+
+def _feasible(
+    job: JobConfig, findings: list[Finding], endpoints: list[dict[str, Any]], *, offline: bool
+) -> bool | None:
+    """Whether each side has an endpoint that works, a volume is usable and s5cmd runs."""
+    if offline:
+        return None
+    sides = {
+        side: any(line["ok"] for line in endpoints if line["job"] == job.name and line["side"] == side)
+        for side in ("source", "destination")
+    }
+    engine = all(f.ok for f in findings if f.subject == "s5cmd")
+    volume = any(f.ok for f in findings if f.subject.startswith("volume "))
+    return all(sides.values()) and engine and volume

@@ -1,0 +1,82 @@
+"""What the schema knows and this version cannot do: refused by name, never silently ignored.
+
+When a feature arrives, delete its row; nothing else here changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+
+from pydantic import TypeAdapter, ValidationError
+
+from s5jtd.config.rules import Problem
+from s5jtd.config.schema import field_at
+from s5jtd.config.tree import KeyPath, Node, children, plain
+
+_ONLY_BUCKETS = "this version moves objects from bucket to bucket only; name a bucket"
+_EVERY_OBJECT = "this version moves every object below the prefix; leave it out"
+_NO_ARN = "this version knows buckets by name only"
+_NO_BIND = "this version leaves the way out to the routing table; leave it out"
+
+#: Key path -> what this version does instead.  A key is refused where its value is not its
+#: default; after `=` a pattern names the values that are refused.
+NOT_BUILT: Mapping[str, str] = MappingProxyType(
+    {
+        "jobs[].source.directory": _ONLY_BUCKETS,
+        "jobs[].source.bucket=arn:*": _NO_ARN,
+        "jobs[].source.bind": _NO_BIND,
+        "jobs[].destination.directory": _ONLY_BUCKETS,
+        "jobs[].destination.bucket=arn:*": _NO_ARN,
+        "jobs[].destination.bind": _NO_BIND,
+        "jobs[].destination.stamp": "this version adds no metadata of its own; leave it out",
+        "jobs[].mode": "this version moves objects only through volumes (mode: staged)",
+        "jobs[].engine": "this version moves objects only with s5cmd (engine: s5cmd)",
+        "jobs[].include": _EVERY_OBJECT,
+        "jobs[].exclude": _EVERY_OBJECT,
+        "jobs[].min_size": _EVERY_OBJECT,
+        "jobs[].max_size": _EVERY_OBJECT,
+        "jobs[].min_age": _EVERY_OBJECT,
+        "jobs[].max_age": _EVERY_OBJECT,
+        "jobs[].order": "this version moves objects in the order of their keys (order: key)",
+        "jobs[].preserve": "this version carries the bytes and the key of an object; leave it out",
+        "limits.bandwidth.pull": "this version has no limit of its own; leave it out",
+        "limits.bandwidth.push": "this version has no limit of its own; leave it out",
+        "reports.upload": "this version keeps reports in the state folder only; leave it out",
+    }
+)
+
+
+def not_built(tree: Node) -> Iterator[Problem]:
+    """The keys of the file that ask for something this version cannot do."""
+    for row, instead in NOT_BUILT.items():
+        pattern, _, refused_values = row.partition("=")
+        for path, node in _matching(tree, pattern.replace("[]", ".[]").split(".")):
+            text = node.value if isinstance(node.value, str) else None
+            if fnmatchcase(text or "", refused_values) if refused_values else _asks(path, node):
+                yield Problem(path, f"{text}: {instead}" if text else instead)
+
+
+def _matching(node: Node, pattern: Sequence[str], path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
+    if not pattern:
+        yield path, node
+        return
+    for part, below in children(node).items():
+        if part == pattern[0] or (isinstance(part, int) and pattern[0] == "[]"):
+            yield from _matching(below, pattern[1:], (*path, part))
+
+
+def _asks(path: KeyPath, node: Node) -> bool:
+    """Whether the value is another than the default; the schema reports one that is no value."""
+    if node.value is None:
+        return False
+    field = field_at(path)
+    if field.is_required():
+        return True
+    default: object = field.default
+    try:
+        value: object = TypeAdapter(field.rebuild_annotation()).validate_python(plain(node))
+    except ValidationError:
+        return False
+    return value != default

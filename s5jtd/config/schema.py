@@ -1,0 +1,170 @@
+"""The configuration as frozen models: every key there is, what it may be, and the only defaults.
+
+Durations are kept in seconds, sizes in bytes, rates in bytes per second.  A key with nothing after
+it, or `null`, means its default.  What one model cannot see alone (two jobs, jobs and volumes) is
+in `rules`; what this version cannot do yet is in `notbuilt`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.fields import FieldInfo
+
+from s5jtd.config import values as v
+from s5jtd.config.sides import Destination, S3Destination, Section, Source
+from s5jtd.config.tree import KeyPath
+from s5jtd.model import Evidence
+
+
+class Chunk(Section):
+    """What closes a chunk, whichever comes first."""
+
+    bytes: Annotated[v.Size, Field(ge=1)] = 2**30
+    objects: int = Field(default=1000, ge=1, le=100_000)
+
+
+class EvidencePolicy(Section):
+    """The weakest evidence that counts, and what happens to an object that has less."""
+
+    minimum: Evidence = Evidence.ETAG
+    otherwise: Literal["accept", "readback", "park"] = "readback"
+
+
+class JobConfig(Section):
+    name: v.JobName
+    source: Source
+    destination: Destination
+    mode: Literal["staged", "direct"] = "staged"
+    engine: Literal["s5cmd", "native", "auto"] = "s5cmd"
+    include: tuple[v.Glob, ...] = ()
+    exclude: tuple[v.Glob, ...] = ()
+    min_size: v.Size | None = Field(default=None, serialization_alias="min_size_bytes")
+    max_size: v.Size | None = Field(default=None, serialization_alias="max_size_bytes")
+    min_age: v.Duration | None = Field(default=None, serialization_alias="min_age_seconds")
+    max_age: v.Duration | None = Field(default=None, serialization_alias="max_age_seconds")
+    order: Literal["key", "oldest", "newest", "smallest", "largest"] = "key"
+    scan_every: v.ScanInterval = Field(default=60.0, serialization_alias="scan_every_seconds")
+    chunk: Chunk = Chunk()
+    #: The promised default is all three; it stays empty until `preserve` leaves `notbuilt`, so that
+    #: what is shown as effective is what happens.
+    preserve: Annotated[tuple[Literal["content", "metadata", "tags"], ...], AfterValidator(v.unique)] = ()
+    evidence: EvidencePolicy = EvidencePolicy()
+    sha256: bool = False
+    skip_existing: Literal["proven", "size", "never"] = "proven"
+    attempts: int = Field(default=8, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Self:
+        for what, least, most in (
+            ("size", self.min_size, self.max_size),
+            ("age", self.min_age, self.max_age),
+        ):
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"min_{what} is more than max_{what}: no object could be chosen")
+        return self
+
+
+class VolumeSpec(Section):
+    """A volume as the file writes it: one folder, or a pattern that `expand_volumes` resolves."""
+
+    path: v.AbsolutePath
+    name: v.VolumeName | None = None  #: None: made from the path
+    reserve: v.Reserve = 0.05
+
+    @property
+    def is_pattern(self) -> bool:
+        return glob.has_magic(str(self.path))
+
+    @model_validator(mode="after")
+    def _one_name_one_folder(self) -> Self:
+        if self.is_pattern and self.name is not None:
+            raise ValueError("a pattern stands for many volumes; leave name out, each gets its own")
+        return self
+
+
+class VolumeConfig(Section):
+    """One folder of the pool, its name settled."""
+
+    path: v.AbsolutePath
+    name: v.VolumeName
+    reserve: v.Reserve
+
+
+def _volume(value: object) -> object:
+    """A path alone is a volume with everything else left to its default."""
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Bandwidth(Section):
+    """One budget per link; an empty timetable is no limit."""
+
+    pull: v.Bandwidth = ()
+    push: v.Bandwidth = ()
+
+
+class Limits(Section):
+    bandwidth: Bandwidth = Bandwidth()
+    workers: v.Workers = "auto"  #: objects at a time
+
+
+class Reports(Section):
+    keep: v.Duration = Field(default=90 * 86_400.0, serialization_alias="keep_seconds")
+    upload: S3Destination | None = None
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def _folder_default(variable: str, otherwise: str) -> Path:
+    """The folder systemd made for the unit (the first, where it made several)."""
+    return Path(os.environ.get(variable, "").split(":")[0] or otherwise)
+
+
+class Config(Section):
+    """The whole file."""
+
+    state_dir: v.AbsolutePath = Field(
+        default_factory=lambda: _folder_default("STATE_DIRECTORY", "/var/lib/s5jtd"), validate_default=True
+    )
+    runtime_dir: v.AbsolutePath = Field(
+        default_factory=lambda: _folder_default("RUNTIME_DIRECTORY", "/run/s5jtd"), validate_default=True
+    )
+    volumes: tuple[Annotated[VolumeSpec, BeforeValidator(_volume)], ...] = ()
+    jobs: Annotated[tuple[JobConfig, ...], AfterValidator(v.not_empty)]
+    limits: Limits = Limits()
+    reports: Reports = Reports()
+    log: Log = Log()
+
+    def public(self) -> dict[str, Any]:
+        """What holds, as plain JSON values, with `***` for each secret."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def sections_at(path: KeyPath) -> list[type[Section]]:
+    """The models that a mapping at `path` may be read as; none where the path leaves the schema."""
+    here: list[type[Section]] = [Config]
+    for key in path:
+        if isinstance(key, str):
+            here = [model for field in _fields(here, key) for model in _models_in(field.annotation)]
+    return here
+
+
+def field_at(path: KeyPath) -> FieldInfo:
+    """The field that a value at `path` fills; the path must be one of the schema's."""
+    return _fields(sections_at(path[:-1]), path[-1])[0]
+
+
+def _fields(models: list[type[Section]], key: str | int) -> list[FieldInfo]:
+    return [field for model in models for name, field in model.model_fields.items() if name == key]
+
+
+def _models_in(annotation: object) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]

@@ -1,0 +1,345 @@
+"""What each verb of the control socket does; the daemon's answers in the protocol's words."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from s5jtd import __version__, protocol, resyncs
+from s5jtd.control import requests
+from s5jtd.control.presence import client_is_gone
+from s5jtd.errors import Busy, EndpointError, UsageError
+from s5jtd.ledger.rows import FOREVER_MS
+from s5jtd.ledger.states import State
+from s5jtd.model import Side, printable
+from s5jtd.stages.findings import Wish
+from s5jtd.stages.job import Job
+from s5jtd.status import endpoints, rfc3339
+
+if TYPE_CHECKING:  # it builds this; the types alone go round
+    from s5jtd.app import App
+
+#: How often a verb that waits looks again.
+POLL_SECONDS = 0.1
+#: What a verb that waits gives its work to end in order, when the daemon does.
+STOP_SECONDS = 2.0
+#: Columns of the ledger's object row that are kept in Unix milliseconds.
+_TIMES = ("modified_ms", "since_ms", "seen_at_ms", "not_before_ms", "staged_at_ms", "delivered_at_ms")
+
+
+class Controls:
+    """The verbs, each on the thread of the client that asked."""
+
+    def __init__(self, app: App) -> None:
+        """It answers from the daemon's parts."""
+        self._app = app
+
+    def ping(self, request: requests.Ping) -> protocol.Pong:
+        """Somebody is there."""
+        return {"result": "pong"}
+
+    def version(self, request: requests.Version) -> protocol.Version:
+        """Of the program and of the protocol."""
+        return {"version": __version__, "protocol": protocol.PROTOCOL_VERSION}
+
+    def status(self, request: requests.Status) -> protocol.Status:
+        """All of it, or one job's part."""
+        jobs = [self._job(request.job)] if request.job else self._app.job_list()
+        return self._app.desk.status(jobs)
+
+    def job_pause(self, request: requests.JobPause) -> protocol.Paused:
+        """Let jobs rest; it survives a restart."""
+        until = FOREVER_MS if request.for_seconds is None else int((time.time() + request.for_seconds) * 1000)
+        pull, push = _halves(request.side)
+        answer: list[protocol.PausedJob] = []
+        for job in self._chosen(request.job):
+            old = self._app.ledger.views.pauses(job.id)
+            already = (not pull or old.pull_until_ms == until) and (not push or old.push_until_ms == until)
+            if not already:
+                self._app.ledger.pause(job.id, pull=pull, push=push, until_ms=until)
+            if request.now:
+                self._app.hold(job.id, held=True)
+            answer.append({"name": job.name, "result": "already_paused" if already else "paused"})
+        if request.now:
+            self._wait_for_quiet(self._chosen(request.job))
+        return {"jobs": answer}
+
+    def _wait_for_quiet(self, jobs: Sequence[Job]) -> None:
+        """Until nothing of these jobs is in flight; then a later resume need not lift the hold."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and any(self._in_flight(job) for job in jobs):
+            time.sleep(POLL_SECONDS)
+        for job in jobs:
+            self._app.hold(job.id, held=False)
+
+    def _in_flight(self, job: Job) -> int:
+        objects, _ = self._app.ledger.views.counters(job.id)
+        return objects[State.PUSHING.word] + self._app.ledger.views.chunks_pulling(job.id)
+
+    def job_resume(self, request: requests.JobResume) -> protocol.Resumed:
+        """Let jobs work again."""
+        pull, push = _halves(request.side)
+        answer: list[protocol.ResumedJob] = []
+        for job in self._chosen(request.job):
+            old = self._app.ledger.views.pauses(job.id)
+            runs = (not pull or old.pull_until_ms is None) and (not push or old.push_until_ms is None)
+            if not runs:
+                self._app.ledger.resume(job.id, pull=pull, push=push)
+            answer.append({"name": job.name, "result": "already_running" if runs else "resumed"})
+        self._app.bell.ring()
+        return {"jobs": answer}
+
+    def job_scan(self, request: requests.JobScan) -> protocol.Scan:
+        """Look at a source now, and wait for the end of the look where asked to."""
+        job = self._job(request.job)
+        views = self._app.ledger.views
+        before = views.last_pass(job.id)
+        if job.scanning and not request.wait:
+            return {
+                "name": job.name,
+                "pass": None,
+                "result": "already_scanning",
+                "objects": None,
+                "new": None,
+            }
+        job.scan_requested.set()
+        self._app.bell.ring()
+        if not request.wait:
+            return {"name": job.name, "pass": None, "result": "scan_started", "objects": None, "new": None}
+        while True:
+            last = views.last_pass(job.id)
+            over = (
+                last is not None
+                and last.finished_at_ms is not None
+                and (before is None or last.id > before.id)
+            )
+            if over and last is not None and not job.scan_requested.is_set() and not job.scanning:
+                break
+            if self._app.desk.state == "stopping" or client_is_gone():
+                raise UsageError("the daemon is stopping")
+            time.sleep(POLL_SECONDS)
+        if last.error is not None:
+            raise EndpointError(f"the look at the source failed: {last.error}", hint="run `s5jtd check`")
+        return {
+            "name": job.name, "pass": last.id, "result": "scanned", "objects": last.listed, "new": last.fresh,
+        }  # fmt: skip
+
+    def job_resync(self, request: requests.JobResync) -> protocol.Resync:
+        """Compare the two sides and the ledger, and wait for what that shows where asked to."""
+        job = self._job(request.job)
+        wish = Wish(resyncs.source_prefix(job, request.prefix), request.deep, request.dry_run)
+        run, is_new = job.resync.request(wish)
+        self._app.bell.ring()
+        if not request.wait:
+            return resyncs.answer(job, run, "resync_started" if is_new else "already_resyncing")
+        if run.wish != wish:
+            raise Busy(
+                f"job {job.name} is being resynced with other options",
+                hint=f"see how far it is: s5jtctl status {job.name}; then ask again",
+            )
+        while not run.over.wait(POLL_SECONDS):
+            # It goes on without us; but a thread that waits for nobody's sake is one client less.
+            if client_is_gone() or (self._app.desk.state == "stopping" and not run.over.wait(STOP_SECONDS)):
+                raise UsageError("the daemon is stopping")
+        return resyncs.answer(job, run, "resynced")
+
+    def object_list(self, request: requests.ObjectList) -> protocol.ObjectPage:
+        """Rows in key order."""
+        job = self._job(request.job)
+        state = State[request.state.upper()] if request.state else None
+        rows = list(
+            self._app.ledger.views.objects(
+                job.id, state=state, prefix=requests.spellings(request.prefix)[-1] if request.prefix else b"",
+                after=_after(request.after), limit=request.limit,
+            )
+        )  # fmt: skip
+        more = len(rows) == request.limit
+        return {
+            "objects": [_object_row(row) for row in rows],
+            "next": base64.urlsafe_b64encode(rows[-1]["key"]).decode() if more and rows else None,
+        }
+
+    def object_explain(self, request: requests.ObjectExplain) -> protocol.Explanation:
+        """The whole story of one object."""
+        job = self._job(request.job)
+        for key in requests.spellings(request.key):
+            found = self._app.ledger.views.explain(job.id, key)
+            if found is not None:
+                return explanation(found)
+        raise UsageError(
+            f"job {job.name} knows no object {request.key!r}",
+            hint=f"list what there is: s5jtctl objects {job.name} --prefix ...",
+        )
+
+    def object_retry(self, request: requests.ObjectRetry) -> protocol.Retried:
+        """Re-arm what is parked."""
+        job = self._job(request.job)
+        keys: Sequence[bytes | None] = requests.spellings(request.key) if request.key else [None]
+        retried = 0
+        for key in keys:
+            retried = retried or self._app.ledger.retry(job.id, key)
+        self._app.bell.ring()
+        return {"retried": retried}
+
+    def endpoint_list(self, request: requests.EndpointList) -> protocol.EndpointList:
+        """The endpoints of the jobs."""
+        return {
+            "endpoints": [
+                {**line, "errors": None, "checked_at": None}
+                for job in self._chosen(request.job)
+                for line in endpoints(job)
+            ]
+        }
+
+    def volume_list(self, request: requests.VolumeList) -> protocol.VolumeList:
+        """The volumes."""
+        rows: list[protocol.VolumeRow] = []
+        for volume in self._app.pool.volumes:
+            line = self._app.desk.volume(volume)
+            rows.append(
+                {
+                    **line,
+                    "total_bytes": volume.space().total_bytes if volume.attached else None,
+                    "only_here_bytes": None,
+                    "reason": str(volume.error) if volume.error else None,
+                }
+            )
+        return {"volumes": rows}
+
+    def report_list(self, request: requests.ReportList) -> protocol.ReportList:
+        """The newest reports."""
+        rows = self._app.reports.rows(
+            job=request.job, start=request.start, end=request.end, limit=request.limit
+        )
+        if request.job and not rows:
+            self._job(request.job)  # one that is no longer configured may have reports; a typo has none
+        return {"reports": rows}
+
+    def report_get(self, request: requests.ReportGet) -> protocol.Report:
+        """One report, with a page of its objects where they are asked for."""
+        epoch = None if request.id == "latest" else request.id
+        return self._app.reports.get(
+            epoch, request.job, objects=request.objects, limit=request.limit, after=request.after
+        )
+
+    def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
+        """Read the configuration again."""
+        return self._app.reload_config()
+
+    def _job(self, name: str) -> Job:
+        for job in self._app.job_list():
+            if job.name == name:
+                return job
+        known = ", ".join(job.name for job in self._app.job_list())
+        raise UsageError(f"there is no job {name!r}", hint=f"the jobs are: {known}")
+
+    def _chosen(self, name: str | None) -> list[Job]:
+        return self._app.job_list() if name is None else [self._job(name)]
+
+
+def _halves(side: Side | None) -> tuple[bool, bool]:
+    return side is not Side.DESTINATION, side is not Side.SOURCE
+
+
+def _after(cursor: str | None) -> bytes:
+    if cursor is None:
+        return b""
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True)
+    except ValueError as error:
+        raise UsageError("`after` is not the `next` of an earlier page") from error
+
+
+def _object_row(row: Mapping[str, Any]) -> protocol.ObjectRow:
+    return {
+        "id": row["id"],
+        "key": printable(row["key"]),
+        "size_bytes": row["size"],
+        "state": State(row["state"]).word,
+        "etag": row["etag"] or None,
+        "evidence": row["push_evidence"] or row["pull_evidence"],
+        "volume": row["volume"],
+        "attempts": row["attempts"],
+        "reason": row["reason"],
+        "since": rfc3339(row["since_ms"]),
+    }
+
+
+def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> protocol.Explanation:
+    """What the ledger holds of one object, as a story in the order it happened."""
+    row = found["object"][0]
+    story = [
+        *_seen(row),
+        *(line for past in found["past"] for line in _past(row, past)),
+        *(line for chunk in found["chunk"] for line in _aboard(row, chunk)),
+        *_ended(row),
+    ]
+    return {
+        "object": {
+            **{name: value for name, value in row.items() if name not in (*_TIMES, "key", "state")},
+            "key": printable(row["key"]),
+            "state": State(row["state"]).word,
+            **{name.removesuffix("_ms"): rfc3339(row[name] or None) for name in _TIMES},
+        },
+        "story": sorted(story, key=lambda line: line["at"]),
+        "failures": [
+            {
+                "at": rfc3339(f["at_ms"]) or "",
+                "step": f["step"],
+                "endpoint": f["endpoint"],
+                "volume": f["volume"],
+                "code": f["code"],
+                "message": f["message"],
+            }
+            for f in found["failures"]
+        ],
+    }
+
+
+def _line(at_ms: int | None, what: str, detail: str | None) -> list[protocol.StoryLine]:
+    at = rfc3339(at_ms)
+    return [{"at": at, "what": what, "detail": detail}] if at else []
+
+
+def _seen(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
+    return _line(
+        row["seen_at_ms"], "seen", f"listed at the source: {row['size']} bytes, ETag {row['etag'] or 'none'}"
+    )
+
+
+def _past(row: Mapping[str, Any], past: Mapping[str, Any]) -> list[protocol.StoryLine]:
+    same = (past["size"], past["etag"]) == (row["size"], row["etag"])
+    which = "for the first time, this version" if same else "an earlier version"
+    detail = f"{which} (ETag {past['etag']}), proven by {past['push_evidence']}"
+    return _line(past["delivered_at_ms"], "delivered", detail)
+
+
+def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[protocol.StoryLine]:
+    """What the object went through with its chunk; only what is known to hold for the object."""
+    where = f"chunk {chunk['name']} on volume {row['volume']}"
+    lines = _line(chunk["planned_at_ms"], "planned", where)
+    lines += _line(chunk["pulling_at_ms"], "pulling", f"from {chunk['pull_endpoint'] or 'the source'}")
+    if row["staged_at_ms"]:
+        lines += _line(
+            row["staged_at_ms"], "staged",
+            f"durable on {row['volume']}; equals the source by {row['pull_evidence']};"
+            f" crc64nvme {row['crc64nvme']}" + (f", md5 {row['md5']}" if row["md5"] else ""),
+        )  # fmt: skip
+        lines += _line(chunk["pushing_at_ms"], "pushing", f"to {chunk['push_endpoint'] or 'the destination'}")
+    return lines
+
+
+def _ended(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
+    state = State(row["state"])
+    if state is State.DELIVERED:
+        how = "was there already" if row["found"] else "the destination holds the same bytes"
+        return _line(
+            row["delivered_at_ms"],
+            "delivered",
+            f"{how}, by {row['push_evidence']} ({row['destination_etag']})",
+        )
+    if state in (State.PARKED, State.GONE):
+        return _line(row["since_ms"], state.word, row["reason"])
+    return []

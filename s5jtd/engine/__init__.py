@@ -1,0 +1,1 @@
+"""What moves bytes between an endpoint and a chunk folder."""

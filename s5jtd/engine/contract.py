@@ -1,0 +1,141 @@
+"""What every engine promises to the stages.
+
+An engine moves the objects of one chunk in one direction over one endpoint.  It proves nothing:
+an outcome without an error is a hint, and silence about an object means that nothing is known of
+it.  The stages look at the bytes and ask the servers themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from s5jtd.model import Direction
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """One object of a batch."""
+
+    name: str  #: the opaque name in the chunk's data folder, e.g. "1f.obj"; never made from the key
+    key: bytes  #: the whole key at the endpoint
+    size: int  #: bytes
+    #: Bytes; for a push: multipart above this size, in parts of this size.  None: one PUT, if it may be.
+    part_size: int | None = None
+    content: Mapping[str, str] = field(default_factory=dict)  #: of model.CONTENT_HEADERS, for a push
+    metadata: Mapping[str, str] = field(default_factory=dict)  #: user metadata, for a push
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The bucket end of a batch: all an engine's process is told about it."""
+
+    bucket: str
+    endpoint_url: str | None  #: None: AWS itself
+    region: str | None
+    #: An AWS shared-credentials file (0600) whose profile `s5jtd` is to be used; None: anonymous.
+    credentials_file: Path | None
+    verify_tls: bool = True
+    ca_bundle: Path | None = None
+    proxy: str | None = None
+    storage_class: str | None = None
+    acl: str | None = None
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The objects of one chunk that travel in one process."""
+
+    direction: Direction
+    remote: Remote
+    transfers: tuple[Transfer, ...]
+    data_fd: int  #: directory descriptor of the chunk's data folder; it stays open during the run
+    batch_file: Path  #: where the engine may write its command list, e.g. /proc/self/fd/N/pull.batch
+    workers: int  #: objects at a time
+
+
+class Failure(StrEnum):
+    """What an engine's error message says, as far as it can be told apart."""
+
+    GONE = "gone"  #: 404 for this key
+    REFUSED = "refused"  #: 403 and the like for this key
+    ENDPOINT = "endpoint"  #: connection, DNS, TLS, 5xx, throttling: not the object's fault
+    CREDENTIALS = "credentials"  #: unknown key, bad signature, expired token, clock skew
+    BUCKET = "bucket"  #: no such bucket, wrong region
+    SPACE = "space"  #: ENOSPC, EDQUOT on the local side
+    LOCAL = "local"  #: EIO, EROFS, ENOENT and the like on the local side
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the engine said about one transfer."""
+
+    name: str  #: Transfer.name
+    failure: Failure | None = None
+    message: str = ""  #: the engine's own words, without secrets, at most 500 characters
+
+
+class End(StrEnum):
+    """How a run ended."""
+
+    EXITED = "exited"  #: by itself, whatever its exit code
+    STALLED = "stalled"  #: no bytes moved for too long; it was ended
+    STOPPED = "stopped"  #: we were asked to stop; it was ended
+    KILLED = "killed"  #: by a signal that was not ours
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The end of a run."""
+
+    end: End
+    exit_code: int | None
+    messages: tuple[str, ...] = ()  #: what it said that names no transfer; at most 20 lines
+
+
+class Engine(Protocol):
+    """One way to move bytes."""
+
+    name: str
+
+    def refuses(
+        self,
+        key: bytes,
+        direction: Direction,
+        *,
+        content: Mapping[str, str] = NO_HEADERS,
+        metadata: Mapping[str, str] = NO_HEADERS,
+    ) -> str | None:
+        """Why this engine cannot name `key` or carry these headers unchanged, or None if it can.
+
+        A transfer that it refuses does no harm in a batch: it gets an outcome that says so.
+        """
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        on_outcome: Callable[[Outcome], None],
+        on_progress: Callable[[int], None],
+        stop: Callable[[], bool],
+    ) -> Run:
+        """Run the batch to its end.
+
+        `on_outcome` is called on the calling thread as each transfer ends, at most once for each.
+        `on_progress` is called on the calling thread at least once a second with the bytes moved
+        since the last call (0 too: it is the caller's heartbeat).  `stop` is polled as often; once
+        it answers True the process is asked, then made, to end.  On return no process is left.
+
+        Raises:
+            EngineError: the engine could not be started at all.
+            OSError: the batch file could not be written.
+        """

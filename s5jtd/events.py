@@ -1,0 +1,156 @@
+"""Every event the log may carry above debug level: its name, its level and what it tells an operator.
+
+A leaf: imports nothing of ours.  A level asks for something: `error`, a person must come; `warning`, it
+was handled, but remember it; `info`, something changed its state.  A test compares this table with the code.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+#: Never changes: the journal's MESSAGE_IDs are derived from it, and people filter by them.
+_NAMESPACE: Final = uuid.UUID("5b8f5a53-2b60-4a0c-9a3d-0d6f3f4a5c15")
+
+
+class Event(NamedTuple):
+    """What an event's name promises."""
+
+    level: str
+    meaning: str
+
+
+EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
+    {
+        "api_certificate_expires": Event(
+            "warning", "the log API's certificate ends soon; make or bring another and restart s5jtd-api"
+        ),
+        "api_client_limited": Event(
+            "warning", "a client of the log API asks too often, or with too many wrong tokens"
+        ),
+        "api_out_of_resources": Event("warning", "the log API could not take a client: too few descriptors"),
+        "api_request": Event("info", "the log API answered a request"),
+        "api_request_failed": Event("error", "answering a request of the log API failed unexpectedly"),
+        "api_started": Event("info", "the log API listens"),
+        "api_stopping": Event("info", "the log API was asked to end"),
+        "api_token_refused": Event("warning", "somebody showed the log API a wrong token"),
+        "bytes_differ": Event(
+            "warning",
+            "bytes that came from an endpoint, or went to one, are not those of the source; `objects` travel"
+            " again",
+        ),
+        "chunk_folded_in": Event(
+            "info",
+            "a sealed chunk that the ledger did not know was taken in: `objects` are not pulled again, of"
+            " `kept` it cannot be told yet whether they are needed",
+        ),
+        "chunk_lost": Event(
+            "warning",
+            "a chunk the ledger counts on is not on its volume; its `objects` not delivered travel again",
+        ),
+        "chunk_not_salvaged": Event(
+            "info", "nothing of a chunk that was being pulled could be kept; its objects are pulled again"
+        ),
+        "chunk_pushed": Event("info", "a push of a chunk came to its end; `objects` of `of` are delivered"),
+        "chunk_salvaged": Event(
+            "info", "what an earlier life had pulled of a chunk was checked, and kept where it matched"
+        ),
+        "chunk_staged": Event(
+            "info", "a chunk was pulled and checked; `objects` of `of` are durable and proven"
+        ),
+        "client_failed": Event(
+            "error", "serving one client of the control socket failed unexpectedly; the others go on"
+        ),
+        "control_out_of_resources": Event(
+            "warning", "the control socket could not take a client: too few descriptors or threads"
+        ),
+        "control_socket_lost": Event(
+            "warning", "the control socket's file is gone and could not be made anew"
+        ),
+        "control_socket_recreated": Event("warning", "the control socket's file had gone and was made anew"),
+        "daemon_stopping": Event("info", "the daemon was asked to end, and why"),
+        "endpoint_down": Event(
+            "warning", "an endpoint does not work any more; its side goes on with the others"
+        ),
+        "endpoint_up": Event("info", "an endpoint works again"),
+        "engine_failed": Event("error", "s5cmd itself could not run"),
+        "events_failed": Event("error", "the stream of events to one client failed unexpectedly"),
+        "ledger_ballast_dropped": Event(
+            "warning", "the disk under the ledger is full: its reserve was given up, so that deliveries go on"
+        ),
+        "ledger_blocked": Event(
+            "error", "the ledger cannot be written now; work waits, and what was done is not lost"
+        ),
+        "ledger_checked": Event("info", "the ledger was read through and is whole"),
+        "ledger_checking": Event(
+            "info", "the ledger is read through before any work begins; `reason` says why"
+        ),
+        "ledger_copied": Event("info", "a proven copy of the ledger was made"),
+        "ledger_copy_failed": Event("error", "no copy of the ledger could be made; the former ones stay"),
+        "ledger_failed": Event(
+            "error", "the ledger cannot be used any more; the daemon ends and is started again"
+        ),
+        "ledger_has_room": Event("info", "the disk under the ledger has room again; all goes on"),
+        "ledger_replaced": Event(
+            "error", "the ledger's file was deleted or replaced while in use; nothing new is taken in"
+        ),
+        "library_message": Event("warning", "a library the daemon uses has something to say"),
+        "log_records_dropped": Event(
+            "warning", "the log was full or stuck, and `count` records are missing here"
+        ),
+        "peer_refused": Event("warning", "somebody asked over the control socket for what they may not have"),
+        "pushes_were_cut": Event(
+            "info",
+            "an earlier life ended in the middle of pushes; the destination is asked before more is sent",
+        ),
+        "reload_refused": Event(
+            "error", "the changed configuration cannot be used; the former one stays in force"
+        ),
+        "reloaded": Event(
+            "info", "the configuration was read again; `kept` names what a restart is needed for"
+        ),
+        "report_failed": Event(
+            "error", "a run report cannot be written now; what it would tell is kept and told later"
+        ),
+        "report_written": Event("info", "a run report was written; `status` says how its pass went"),
+        "reply_unspeakable": Event("error", "an answer for a client could not be put into words"),
+        "resync_differences": Event(
+            "warning", "the destination does not hold delivered objects as they were delivered"
+        ),
+        "resync_finished": Event(
+            "info", "source, ledger and destination were compared; `complete` false: a listing broke off"
+        ),
+        "scan_failed": Event(
+            "warning",
+            "a source could not be listed to its end; what it did not show counts as unknown, not as gone",
+        ),
+        "scan_finished": Event("info", "a source was listed to its end"),
+        "seal_not_believed": Event(
+            "warning", "a chunk's seal is torn or not ours; the chunk's files are hashed again"
+        ),
+        "socket_group_refused": Event(
+            "warning", "the control socket could not be given to its group; only its owner may use it"
+        ),
+        "verb_failed": Event("error", "answering a request failed unexpectedly; the client was told so"),
+        "uploads_aborted": Event(
+            "info", "multipart uploads that s5cmd began and nobody would end were aborted"
+        ),
+        "volume_attached": Event("info", "a volume was found, is ours, and is in use"),
+        "volume_changed": Event("warning", "a volume cannot be used as before; `state` and `error` say why"),
+        "volume_has_room": Event("info", "a volume that was full takes new chunks again"),
+        "volume_writable": Event("info", "a volume that could only be read can be written again"),
+        "worker_crashed": Event(
+            "error", "a part of the daemon failed unexpectedly; the daemon ends and is started again"
+        ),
+        "worker_stuck": Event(
+            "error", "a part of the daemon does not move; systemd's watchdog is about to end it"
+        ),
+    }
+)
+
+
+def message_id(name: str) -> str | None:
+    """Return the journal's MESSAGE_ID of an event in the table: 32 hex digits, the same for ever."""
+    return uuid.uuid5(_NAMESPACE, name).hex if name in EVENTS else None

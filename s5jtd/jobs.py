@@ -1,0 +1,134 @@
+"""From a job's configuration to a job at work: clients, credentials, endpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s5jtd.config import JobConfig, S3Destination, S3Side
+from s5jtd.config.sides import (
+    AnonymousCredentials,
+    EnvCredentials,
+    KeyCredentials,
+    ProfileCredentials,
+    SystemdCredentials,
+)
+from s5jtd.engine.contract import Remote
+from s5jtd.errors import ConfigError
+from s5jtd.ledger.store import Ledger
+from s5jtd.log import register_secret
+from s5jtd.model import Side
+from s5jtd.s3.client import S3Client
+from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource, write_shared_file
+from s5jtd.s3.endpoints import Endpoint, Endpoints
+from s5jtd.s3.transport import Link as Transport
+from s5jtd.stages.job import Job, Link
+
+
+def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path) -> Job:
+    """A job that the ledger knows, ready to be spoken to.
+
+    Raises:
+        LedgerError: the ledger knows the job's name with other data.
+    """
+    job_id = ledger.enrol_job(config.name, _identity(config.source), _identity(config.destination))
+    return Job(
+        job_id,
+        config,
+        build_link(Side.SOURCE, config.source, config.name, runtime_dir),
+        build_link(Side.DESTINATION, config.destination, config.name, runtime_dir),
+    )
+
+
+def same_road(old: JobConfig, new: JobConfig) -> bool:
+    """Whether a changed job still moves the same data, so that it can change while it runs."""
+    return (_identity(old.source), _identity(old.destination)) == (
+        _identity(new.source), _identity(new.destination)
+    )  # fmt: skip
+
+
+def _identity(side: object) -> str:
+    """What makes the data of a side: bucket and prefix, not the endpoints that lead there."""
+    config = s3_side(side)
+    return f"s3://{config.bucket}/{config.prefix}"
+
+
+def s3_side(side: object) -> S3Side:
+    """A side that is a bucket; the configuration lets no other pass yet.
+
+    Raises:
+        ConfigError: it is a folder.
+    """
+    if not isinstance(side, S3Side):
+        raise ConfigError("a side of a job must be a bucket")
+    return side
+
+
+def build_link(side: Side, given: object, job_name: str, runtime_dir: Path) -> Link:
+    """One side of a job: a client for each endpoint, and the engine's view of it."""
+    config = s3_side(given)
+    provider = CredentialProvider(credential_source(config))
+    urls: tuple[str | None, ...] = config.endpoints or (None,)
+    endpoints = Endpoints(
+        [Endpoint(url or "aws", _client(config, url, provider), prefix=config.key_prefix) for url in urls]
+    )
+
+    def remote(endpoint: Endpoint) -> Remote:
+        found = provider.current()
+        folder = runtime_dir / "credentials"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = None if found is None else write_shared_file(folder, f"{job_name}.{side}", found)
+        return _remote(config, None if endpoint.url == "aws" else endpoint.url, path)
+
+    return Link(side, config.key_prefix, str(config.list_version), endpoints, remote)
+
+
+def _client(config: S3Side, url: str | None, provider: CredentialProvider) -> S3Client:
+    link = Transport(verify_tls=config.tls.verify, ca_bundle=config.tls.ca_bundle, proxy=config.proxy)
+    return S3Client(
+        config.bucket,
+        credentials=provider,
+        endpoint_url=url,
+        region=config.region,
+        addressing=config.addressing,
+        link=link,
+    )
+
+
+def _remote(config: S3Side, url: str | None, credentials_file: Path | None) -> Remote:
+    extra = config if isinstance(config, S3Destination) else S3Destination(bucket=config.bucket)
+    return Remote(
+        bucket=config.bucket,
+        endpoint_url=url,
+        region=config.region,
+        credentials_file=credentials_file,
+        verify_tls=config.tls.verify,
+        ca_bundle=config.tls.ca_bundle,
+        proxy=config.proxy,
+        storage_class=extra.storage_class,
+        acl=extra.acl,
+        sse=extra.sse_algorithm,
+        sse_kms_key_id=extra.sse_kms_key_id,
+    )
+
+
+def credential_source(config: S3Side) -> CredentialSource:
+    """Where a side's credentials come from."""
+    given = config.credentials
+    match given:
+        case None:
+            return CredentialSource()
+        case ProfileCredentials():
+            return CredentialSource(profile=given.profile)
+        case SystemdCredentials():
+            return CredentialSource(systemd=given.systemd)
+        case EnvCredentials():
+            return CredentialSource(env=given.env)
+        case AnonymousCredentials():
+            return CredentialSource(anonymous=True)
+        case KeyCredentials():
+            secret = given.secret_access_key.get_secret_value()
+            token = None if given.session_token is None else given.session_token.get_secret_value()
+            register_secret(secret)
+            if token is not None:
+                register_secret(token)
+            return CredentialSource(keys=Credentials(given.access_key_id, secret, token))

@@ -1,0 +1,1 @@
+"""The ledger: what is true of every object, and since when; the only thing the stages share."""

@@ -1,0 +1,189 @@
+"""The volumes in use: attached when they appear, watched while they work, let go when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from s5jtd.errors import LostRace, VolumeError, VolumeForeign, VolumeFull
+from s5jtd.ledger.states import ChunkState
+from s5jtd.ledger.store import Ledger
+from s5jtd.problems import Problems
+from s5jtd.volumes import probe, space
+from s5jtd.volumes.volume import Volume, VolumeState
+from s5jtd.worker import Bell
+
+log = structlog.get_logger(__name__)
+
+#: A volume that is not there, or that failed, is tried again so often, and ever less often up to this.
+RETRY_SECONDS = 2.0
+RETRY_SECONDS_MAX = 30.0
+
+
+class Pool:
+    """All configured volumes, and the one place where their states change."""
+
+    def __init__(self, volumes: Sequence[Volume], ledger: Ledger, problems: Problems) -> None:
+        """Nothing is attached until `attach` is called."""
+        self.volumes = tuple(volumes)
+        self._ledger = ledger
+        self._problems = problems
+        self._lock = threading.Lock()
+
+    def taking_pulls(self) -> list[Volume]:
+        """The volumes that new chunks may be put on."""
+        return [volume for volume in self.volumes if volume.state.takes_pulls]
+
+    def attach(self, volume: Volume, recover: Callable[[Volume], None]) -> bool:
+        """Try to take a volume up; on failure its state and the problems say why.
+
+        `recover` settles what an earlier life left on it, before any stage may see it.
+        """
+        views = self._ledger.views
+        known = views.volume_at(str(volume.path))
+
+        def epoch_of(uuid: str) -> int:
+            row = views.volume_by_uuid(uuid)
+            return row.attach_epoch if row else 0
+
+        try:
+            stamp = volume.attach(known.uuid if known else None, epoch_of)
+            twin = next(
+                (o for o in self.volumes if o is not volume and o.attached and o.uuid == stamp.uuid), None
+            )
+            if twin is not None:
+                raise VolumeForeign(
+                    f"{volume.path} is the same volume as {twin.path}", hint="remove one of them"
+                )
+            row = self._ledger.enrol_volume(stamp.uuid, volume.name, str(volume.path), stamp.attach_epoch)
+            volume.ledger_id = row.id
+            recover(volume)
+        except VolumeError as error:
+            self.fail(volume, error)
+            volume.detach()
+            return False
+        volume.turn(VolumeState.ONLINE, None)
+        self._problems.clear("volume", volume.name)
+        log.info("volume_attached", volume=volume.name, path=str(volume.path), uuid=stamp.uuid)
+        return True
+
+    def fail(self, volume: Volume, error: VolumeError) -> None:
+        """Take a volume's state from an error that it gave; said once, not per object."""
+        changed = volume.fail(error)
+        message = f"volume {volume.name}: {error}"
+        if self._problems.raise_("volume", volume.name, message, error.hint) or changed:
+            log.warning(
+                "volume_changed",
+                volume=volume.name,
+                state=volume.state.value,
+                error=str(error),
+                hint=error.hint,
+            )
+
+    def watch(self, volume: Volume) -> None:
+        """Look at an attached volume once: is it itself, how full is it.
+
+        Raises:
+            VolumeError: it is not what it was.
+        """
+        volume.verify()
+        if volume.state is VolumeState.READONLY:
+            self._try_to_write(volume)
+        was_full = volume.state is VolumeState.FULL
+        # What is merely promised does not make a volume full: those who were promised it must get it.
+        room = volume.space()
+        full = space.is_full(was_full, space.usable_bytes(room, volume.reserve, 0), room.total_bytes)
+        if full and not was_full and volume.state is VolumeState.ONLINE:
+            self.fail(
+                volume, VolumeFull(str(volume.path), hint="it drains as the destination takes its objects")
+            )
+        elif not full and was_full:
+            self._problems.clear("volume", volume.name)
+            volume.turn(VolumeState.ONLINE, None)
+            log.info("volume_has_room", volume=volume.name)
+
+    def _try_to_write(self, volume: Volume) -> None:
+        """A volume that was mounted read-only may be writable again."""
+        probe.write_probe(volume.fd)
+        self._problems.clear("volume", volume.name)
+        volume.turn(VolumeState.ONLINE, None)
+        log.info("volume_writable", volume=volume.name)
+
+    def take_back(self, volume: Volume) -> None:
+        """What was planned on a volume that takes nothing now, and did not begin, may go elsewhere."""
+        for chunk in self._ledger.views.chunks(volume.ledger_id, ChunkState.PLANNED):
+            with contextlib.suppress(LostRace):  # it began after all
+                self._ledger.unplan(chunk)
+
+    def usable_bytes(self, volume: Volume) -> int:
+        """What may still be promised on a volume: free, less its reserve, less what is promised.
+
+        Volumes on one file system share its free bytes, so they share what is promised too.
+
+        Raises:
+            VolumeError: it cannot be asked.
+        """
+        sharing = [o.ledger_id for o in self.volumes if o.attached and o.device == volume.device]
+        outstanding = self._ledger.views.reserved_bytes(sharing)
+        return space.usable_bytes(volume.space(), volume.reserve, outstanding)
+
+    def largest_bytes(self) -> int:
+        """What the largest attached volume could hold if it were empty; 0 if that cannot be said now."""
+        try:
+            return max(
+                (
+                    v.space().total_bytes - space.reserve_bytes(v.space(), v.reserve)
+                    for v in self.volumes
+                    if v.attached
+                ),
+                default=0,
+            )
+        except VolumeError:
+            return 0
+
+
+class Watch:
+    """Looks after one volume: attaches it when it is there, looks at it while it works."""
+
+    idle_seconds = 2.0
+    quiet_seconds_max = 60.0
+
+    def __init__(self, volume: Volume, pool: Pool, recover: Callable[[Volume], None], bell: Bell) -> None:
+        """`recover` settles what an earlier life left on a volume, before it is used."""
+        self.name = f"watch {volume.name}"
+        self.volume = volume
+        self._pool = pool
+        self._recover = recover
+        self._bell = bell
+        self._pause_seconds = RETRY_SECONDS
+        self._tried_at = self._retry_at = time.monotonic()
+
+    def step(self, beat: Callable[[], None]) -> bool:
+        """Look once; let go of a volume that failed, and try to take it up again."""
+        volume = self.volume
+        if volume.attached and volume.state.gives_pushes:
+            try:
+                self._pool.watch(volume)
+            except VolumeError as error:
+                self._pool.fail(volume, error)
+        if not volume.state.owes_space:
+            self._pool.take_back(volume)
+        # One that was full or read-only when it was to be attached is in such a state, and not attached.
+        useless = not volume.attached or not volume.state.gives_pushes
+        if useless and not volume.in_use and time.monotonic() >= self._retry_at:
+            self._take_up(volume)
+        return False
+
+    def _take_up(self, volume: Volume) -> None:
+        """Try to attach it; each time it fails again soon after, the next try waits twice as long."""
+        volume.detach()
+        now = time.monotonic()
+        is_relapse = now - self._tried_at < 2 * self._pause_seconds + RETRY_SECONDS_MAX
+        self._pause_seconds = min(RETRY_SECONDS_MAX, 2 * self._pause_seconds if is_relapse else RETRY_SECONDS)
+        self._tried_at, self._retry_at = now, now + self._pause_seconds
+        if self._pool.attach(volume, self._recover):
+            self._bell.ring()

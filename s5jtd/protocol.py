@@ -1,0 +1,507 @@
+"""What s5jtd and s5jtctl say to each other.  A leaf: plain standard library, imports nothing of ours.
+
+JSON-RPC 2.0 over a Unix stream socket, one object per line.  Readers ignore members they do not
+know, so that a newer daemon can talk to an older client; requests with unknown members are refused,
+so that a typo never looks like consent.
+
+Every line is ASCII: JSON escapes what is beyond, so that a key with terminal escapes in it stays
+harmless even where somebody looks at the raw line, and no half of a surrogate pair can break a writer.
+
+Times are RFC 3339 in UTC, numbers carry their unit last in the name, unknown is null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import IntEnum, StrEnum
+from typing import Literal, NotRequired, TypedDict
+
+PROTOCOL_VERSION = 1
+SOCKET = "/run/s5jtd/control.sock"
+LINE_BYTES_MAX = 1024 * 1024  #: of one line in either direction, its newline not counted
+
+INTEGER_MAX = 2**63  #: what SQLite and most JSON readers can hold; beyond it nothing is a number here
+
+
+class Method(StrEnum):
+    """Everything the socket may ever be asked; a daemon may know fewer."""
+
+    PING = "ping"
+    VERSION = "version"
+    STATUS = "status"
+    JOB_PAUSE = "job.pause"
+    JOB_RESUME = "job.resume"
+    JOB_SCAN = "job.scan"
+    JOB_RESYNC = "job.resync"
+    OBJECT_LIST = "object.list"
+    OBJECT_EXPLAIN = "object.explain"
+    OBJECT_RETRY = "object.retry"
+    VOLUME_LIST = "volume.list"
+    VOLUME_DRAIN = "volume.drain"
+    VOLUME_ACTIVATE = "volume.activate"
+    ENDPOINT_LIST = "endpoint.list"
+    ENDPOINT_CHECK = "endpoint.check"
+    BANDWIDTH_GET = "bandwidth.get"
+    BANDWIDTH_SET = "bandwidth.set"
+    REPORT_LIST = "report.list"
+    REPORT_GET = "report.get"
+    CONFIG_RELOAD = "config.reload"
+    EVENT_SUBSCRIBE = "event.subscribe"
+
+
+#: Notifications the daemon sends after the answer to `event.subscribe`.
+EVENT = "event"
+EVENT_END = "event.end"  #: nothing more will come; the connection may be used for other requests
+
+
+class RpcCode(IntEnum):
+    """The number of an error, for JSON-RPC libraries; people and scripts read `data.code`."""
+
+    PARSE_ERROR = -32700
+    INVALID_REQUEST = -32600
+    METHOD_NOT_FOUND = -32601
+    INVALID_PARAMS = -32602
+    INTERNAL_ERROR = -32603
+    FAILED = -32000  #: ours, whatever `data.code` says
+
+
+class Exit(IntEnum):
+    """The exit codes a client may end with; the same numbers as `s5jtd.errors.Exit`."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_RUNNING = 3
+    NOT_PERMITTED = 4
+    TEMPORARY = 5
+    CONFIG = 6
+    OBJECTS_FAILED = 10
+    MISMATCH = 11
+    BUSY = 12
+
+
+class ErrorData(TypedDict):
+    code: str  #: a word that stays the same, e.g. "not_permitted"
+    hint: str  #: what to do next; "" where nothing sensible can be said
+    exit: int  #: what a command-line client should exit with
+
+
+class Error(TypedDict):
+    code: int  #: an RpcCode
+    message: str
+    data: ErrorData
+
+
+class Malformed(ValueError):
+    """A line that is not JSON as we allow it."""
+
+
+def encode(message: object) -> bytes:
+    """One line, its newline included.
+
+    Raises:
+        ValueError, TypeError: `message` holds what JSON cannot say, such as NaN.
+    """
+    return json.dumps(message, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode(line: bytes) -> object:
+    """Read one line strictly: what two JSON readers could understand differently is refused.
+
+    Raises:
+        Malformed: always with a message that repeats nothing of the line.
+    """
+    if len(line) > LINE_BYTES_MAX + 1:
+        raise Malformed(f"the line is longer than {LINE_BYTES_MAX} bytes")
+    try:
+        return json.loads(
+            line.decode(),
+            object_pairs_hook=_members,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_no_constant,
+        )
+    except Malformed:
+        raise
+    except RecursionError:
+        raise Malformed("the JSON is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise Malformed("the line is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise Malformed(f"not JSON: {error.msg}, column {error.colno}") from None
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Malformed("a member is named twice in one object")
+    return members
+
+
+def _integer(digits: str) -> int:
+    # The length is looked at first: turning digits into an integer costs their square.
+    if len(digits) > len(str(-INTEGER_MAX)) or abs(value := int(digits)) > INTEGER_MAX:
+        raise Malformed("an integer is beyond 64 bits")
+    return value
+
+
+def _number(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise Malformed("a number is too large")
+    return value
+
+
+def _no_constant(name: str) -> float:
+    raise Malformed(f"{name} is not JSON")
+
+
+# What the daemon answers, by method.
+
+
+class Pong(TypedDict):
+    result: Literal["pong"]
+
+
+class Version(TypedDict):
+    version: str
+    protocol: int
+
+
+class Daemon(TypedDict):
+    version: str
+    pid: int
+    state: str  #: "running"; what else it may say is the daemon's own life: "starting", "stopping"
+    started_at: str
+    uptime_seconds: float
+    config_path: str
+
+
+class PerState(TypedDict):
+    """One number for each state of an object."""
+
+    seen: int
+    pulling: int
+    staged: int
+    pushing: int
+    delivered: int
+    gone: int
+    parked: int
+
+
+class Rates(TypedDict):
+    pull_bytes_per_second: float | None
+    push_bytes_per_second: float | None
+
+
+class LastScan(TypedDict):
+    started_at: str
+    finished_at: str | None
+    objects: int
+    complete: bool
+
+
+class LastResync(TypedDict):
+    started_at: str
+    finished_at: str | None  #: null: it is under way, and what follows is what it found so far
+    prefix: str
+    deep: bool
+    dry_run: bool
+    compared: int
+    totals: ResyncTotals
+    rearmed: int
+    complete: bool  #: both sides were listed to their end
+
+
+class Job(TypedDict):
+    name: str
+    state: str  #: running idle paused blocked failed
+    paused_until: str | None
+    reason: str | None
+    objects: PerState
+    bytes: PerState
+    rates: Rates
+    eta_seconds: float | None
+    last_scan: LastScan | None
+    last_delivery_at: str | None
+    last_resync: NotRequired[LastResync | None]  #: since the daemon started
+
+
+class Volume(TypedDict):
+    name: str
+    path: str
+    uuid: str | None
+    state: str  #: online draining full missing foreign readonly failed
+    free_bytes: int | None
+    staged_bytes: int | None
+
+
+class Endpoint(TypedDict):
+    job: str
+    side: str
+    url: str
+    state: str  #: up degraded down unknown
+    latency_ms: float | None
+    last_error: str | None
+
+
+class Problem(TypedDict):
+    code: str
+    message: str
+    hint: str
+    since: str | None
+
+
+class Status(TypedDict):
+    daemon: Daemon
+    jobs: list[Job]
+    volumes: list[Volume]
+    endpoints: list[Endpoint]
+    problems: list[Problem]
+
+
+class PausedJob(TypedDict):
+    name: str
+    result: Literal["paused", "already_paused"]
+
+
+class Paused(TypedDict):
+    jobs: list[PausedJob]
+
+
+class ResumedJob(TypedDict):
+    name: str
+    result: Literal["resumed", "already_running"]
+
+
+class Resumed(TypedDict):
+    jobs: list[ResumedJob]
+
+
+# By call, because `pass` is a word of Python.
+Scan = TypedDict(
+    "Scan",
+    {
+        "name": str,
+        "pass": int | None,
+        "result": Literal["scan_started", "already_scanning", "scanned"],
+        "objects": int | None,  #: that the source listed; null unless scanned
+        "new": int | None,  #: of them, that must travel; null unless scanned
+    },
+)
+
+
+class ResyncTotals(TypedDict):
+    same: int
+    missing: int  #: at the destination
+    different: int
+    extra: int  #: only at the destination
+    errors: int  #: could not be compared
+    under_way: NotRequired[int]  #: not delivered yet, and on their way; none of the above
+
+
+class ResyncEntry(TypedDict):
+    mark: Literal["=", "+", "*", "-", "!"]
+    key: str
+    detail: str | None
+
+
+class Resync(TypedDict):
+    name: str
+    result: Literal["resync_started", "already_resyncing", "resynced"]
+    dry_run: bool
+    totals: ResyncTotals | None  #: null unless resynced
+    rearmed: int | None  #: objects that will travel again; 0 in a dry run, null unless resynced
+    entries: list[ResyncEntry]  #: the first of what is not `=`, as many as fit a line
+    entries_omitted: int
+
+
+class ObjectRow(TypedDict):
+    id: int
+    key: str  #: UTF-8 where it is, `\xNN` for bytes that are not
+    size_bytes: int
+    state: str
+    etag: str | None
+    evidence: str | None
+    volume: str | None
+    attempts: int
+    reason: str | None
+    since: str | None
+
+
+class ObjectPage(TypedDict):
+    objects: list[ObjectRow]
+    next: str | None  #: give it as `after` to go on; null: there is no more
+
+
+class StoryLine(TypedDict):
+    at: str
+    what: str
+    detail: str | None
+
+
+class FailedAttempt(TypedDict):
+    at: str
+    step: str
+    endpoint: str | None
+    volume: str | None
+    code: str
+    message: str
+
+
+class Explanation(TypedDict):
+    object: dict[str, str | int | float | bool | None]  #: every column of the ledger's row
+    story: list[StoryLine]  #: in the order it happened
+    failures: list[FailedAttempt]
+
+
+class Retried(TypedDict):
+    retried: int
+
+
+class VolumeRow(Volume):
+    total_bytes: int | None
+    only_here_bytes: int | None  #: staged and neither delivered nor, as far as is known, at the source
+    reason: str | None
+
+
+class VolumeList(TypedDict):
+    volumes: list[VolumeRow]
+
+
+class VolumeChange(TypedDict):
+    name: str
+    state: str
+    result: Literal["draining", "already_draining", "activated", "already_active"]
+    staged_bytes: int | None
+
+
+class EndpointRow(Endpoint):
+    errors: int | None  #: since the daemon started
+    checked_at: str | None
+
+
+class EndpointList(TypedDict):
+    endpoints: list[EndpointRow]
+
+
+class BandwidthLimit(TypedDict):
+    direction: Literal["pull", "push"]
+    limit_bytes_per_second: int | None  #: null: unlimited
+    set_by: Literal["config", "operator"]
+    rate_bytes_per_second: float | None  #: what moves now
+    next_change_at: str | None  #: by the timetable
+
+
+class Bandwidth(TypedDict):
+    limits: list[BandwidthLimit]
+
+
+# By call, because `pass` is a word of Python.
+ReportRow = TypedDict(
+    "ReportRow",
+    {
+        "id": int,  #: the epoch the report is filed under
+        "timestamp": str,
+        "job": str,
+        "pass": int,
+        "status": str,
+        "duration_seconds": float,
+        "files_synced": int,
+        "bytes_transferred": int,
+        "failed": int,
+        "parked": int,
+    },
+)
+
+
+class ReportList(TypedDict):
+    reports: list[ReportRow]
+
+
+class ReportChecksums(TypedDict):
+    enabled: bool
+    algorithm: str
+    verified: bool
+    errors: int
+
+
+class ReportEvidence(TypedDict):
+    checksum: int
+    etag: int
+    readback: int
+    size: int
+
+
+class ReportObject(TypedDict):
+    key: str
+    size_bytes: int
+    etag: str | None
+    evidence: str | None
+    pulled_at: str | None
+    delivered_at: str | None
+    seconds: float | None
+    endpoint: str | None
+    error: str | None
+
+
+Report = TypedDict(
+    "Report",
+    {
+        "timestamp": str,
+        "duration_seconds": float,
+        "files_synced": int,
+        "bytes_transferred": int,
+        "source_size": str,
+        "s3_objects": int,
+        "status": str,  #: success partial failed interrupted
+        "tool": str,
+        "engine": str,
+        "throughput_mbps": float,  #: megabytes per second
+        "source": str,
+        "destination": str,
+        "checksum_verification": ReportChecksums,
+        "job": str,
+        "pass": int,
+        "skipped": int,
+        "failed": int,
+        "parked": int,
+        "retried": int,
+        "evidence": ReportEvidence,
+        "endpoints": list[str],
+        "volumes": list[str],
+        "objects": NotRequired[list[ReportObject]],  #: only where asked for, and a page of them
+        "next": NotRequired[str | None],  #: beside them; give it as `after` to go on; null: there is no more
+        "objects_file": NotRequired[str],
+        "id": NotRequired[int],  #: the epoch it is filed under
+        "started_at": NotRequired[str],
+        "ended_at": NotRequired[str],  #: when the last thing happened that it tells
+        "found": NotRequired[int],  #: of those skipped, newly seen and at the destination already
+        "gone": NotRequired[int],  #: no longer at the source when their turn came
+        "left": NotRequired[int],  #: objects still on their way; a later report tells of them
+        "error": NotRequired[str | None],  #: why the look did not see all of the source
+    },
+)
+
+
+class Reloaded(TypedDict):
+    result: Literal["reloaded"]
+    changed: list[str]  #: settings in force from now on
+    kept: list[str]  #: settings that differ in the file but need a restart
+
+
+class Subscribed(TypedDict):
+    result: Literal["subscribed"]
+
+
+class Event(TypedDict):
+    id: int  #: one more than the event before it
+    at: str
+    event: str
+    job: str | None
+    message: str
+
+
+class EventEnd(TypedDict):
+    reason: Literal["complete", "stopping", "failed"]

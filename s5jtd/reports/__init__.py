@@ -1,0 +1,1 @@
+"""Run reports: what each pass moved, told once, in a file of its own."""

@@ -1,0 +1,310 @@
+"""Plain signed requests to one bucket through one endpoint; every failure leaves as one of our errors.
+
+Signed by botocore's S3 signer, sent by urllib3: a listing or a HEAD costs a fraction of what it does with
+boto3, and keys reach the wire byte for byte.  Redirects are not followed: a signature is for one host.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote
+
+import urllib3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
+from urllib3.exceptions import HTTPError, ProtocolError
+
+from s5jtd import __version__
+from s5jtd.errors import EndpointDown, S5jtError
+from s5jtd.s3.address import Address, Addressing, locate
+from s5jtd.s3.credentials import CredentialProvider
+from s5jtd.s3.refusals import (
+    BODY_BYTES_MAX,
+    NOT_S3,
+    NOT_S3_HINT,
+    Answer,
+    Place,
+    key_refusal,
+    refusal,
+)
+from s5jtd.s3.transport import Link, open_pool, transport_error
+
+Query = Mapping[str, str | bytes]
+Headers = Mapping[str, str]
+#: Hears how each request went; None is a success.
+Observer = Callable[[S5jtError | None], None]
+
+_NOTHING: Final[Mapping[str, str]] = {}
+_READ_BYTES: Final = 256 * 1024
+#: What `request` takes into memory; no answer of S3's but an object is as large.
+_WHOLE_BYTES_MAX: Final = 16 << 20
+#: Where an endpoint says this, the credentials may have been renewed behind our back.
+_STALE: Final = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
+
+# At debug level the signer logs what it signs, session token included.
+logging.getLogger("botocore.auth").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A whole answer that was a success."""
+
+    status: int
+    headers: Headers  #: names in lower case
+    body: bytes
+
+
+class Stream:
+    """The beginning of an answer that is a success so far; iterate it once for the body."""
+
+    def __init__(self, raw: urllib3.BaseHTTPResponse, place: Place, link: Link, observe: Observer) -> None:
+        self.status: int = raw.status
+        self.headers = _lower(raw)
+        self._raw = raw
+        self._place = place
+        self._link = link
+        self._observe = observe
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The body as it comes, as stored: no content encoding is undone.
+
+        Raises:
+            EndpointDown: it broke off; what came so far is not the body.
+        """
+        try:
+            yield from self._raw.stream(_READ_BYTES, decode_content=False)
+        except (HTTPError, OSError) as error:
+            ours = transport_error(error, str(self._place), self._link)
+            self._observe(ours)
+            raise ours from error
+        self._observe(None)
+
+
+class S3Client:
+    """One bucket through one endpoint.  Threads may share it; nothing happens before the first request.
+
+    Every request may raise EndpointDown or EndpointRefused, a request for a key also ObjectGone,
+    ObjectChanged or ObjectRefused.  None says that nothing happened: a lost answer looks like a lost
+    request.  `endpoint_url` None is AWS itself; `region` is signed with as given.  `observe` hears how
+    every request went whose answer was read to its end: so an endpoint's health is known to whom it concerns.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        *,
+        credentials: CredentialProvider,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        addressing: Addressing = "auto",
+        link: Link = Link(),  # noqa: B008  (frozen)
+    ) -> None:
+        self.observe: Observer = _unobserved
+        self.bucket = bucket
+        self.endpoint_url = endpoint_url
+        self._credentials = credentials
+        self._region = region
+        self._addressing: Addressing = addressing
+        self._link = link
+        self._lock = threading.Lock()
+        self._open: tuple[Address, urllib3.HTTPConnectionPool] | None = None
+
+    def request(
+        self, method: str, key: bytes | None = None, query: Query = _NOTHING, headers: Headers = _NOTHING
+    ) -> Response:
+        """Ask, and return the whole answer; `key` None asks the bucket."""
+        with self.stream(method, key, query, headers) as stream:
+            body = bytearray()
+            for data in stream:
+                body += data
+                if len(body) > _WHOLE_BYTES_MAX:
+                    raise EndpointDown(f"{self._place(key)}: its answer has no end", hint=NOT_S3_HINT)
+            return Response(stream.status, stream.headers, bytes(body))
+
+    @contextmanager
+    def stream(
+        self, method: str, key: bytes | None = None, query: Query = _NOTHING, headers: Headers = _NOTHING
+    ) -> Iterator[Stream]:
+        """Ask, and give the body as it arrives; a body not read to its end costs the connection."""
+        try:
+            raw = self._exchange(method, key, query, headers)
+            if not 200 <= raw.status < 300:
+                raise self._refusal(raw, key)
+        except S5jtError as error:
+            self.observe(error)
+            raise
+        with _closing(raw):
+            yield Stream(raw, self._place(key), self._link, self.observe)
+
+    def unobserved(self) -> S3Client:
+        """The same client, for what a server need not offer: a refusal says nothing of its health."""
+        twin = copy.copy(self)
+        twin.observe = _unobserved
+        return twin
+
+    def probe(self, prefix: bytes = b"") -> None:
+        """Find out, as cheaply as can be, whether the endpoint lets us list `prefix`; not observed.
+
+        Raises:
+            EndpointDown, EndpointRefused: it does not.
+        """
+        answer = self._look(prefix)
+        if answer is not None:
+            raise refusal(answer, self._place(None))
+
+    def close(self) -> None:
+        """Let go of idle connections; the next request opens new ones."""
+        with self._lock:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+
+    def _exchange(
+        self, method: str, key: bytes | None, query: Query, headers: Headers
+    ) -> urllib3.BaseHTTPResponse:
+        address, pool = self._connected()
+        target = _target(address, key, query)
+        signed = self._signed(method, address, target, headers)
+        return self._send(pool, method, target, signed, key)
+
+    def _connected(self) -> tuple[Address, urllib3.HTTPConnectionPool]:
+        with self._lock:
+            if self._open is None:
+                address = locate(
+                    self.bucket,
+                    endpoint_url=self.endpoint_url,
+                    region=self._region,
+                    addressing=self._addressing,
+                )
+                self._open = address, open_pool(address, self._link)
+            return self._open
+
+    def _signed(self, method: str, address: Address, target: str, headers: Headers) -> dict[str, str]:
+        plain = {"Host": address.authority, "User-Agent": f"s5jtd/{__version__}", **headers}
+        credentials = self._credentials.current()
+        if credentials is None:
+            return plain
+        url = f"{address.scheme}://{address.authority}{target}"
+        request: Any = AWSRequest(method=method, url=url, headers=plain)
+        keys = ReadOnlyCredentials(
+            credentials.access_key_id, credentials.secret_access_key, credentials.session_token
+        )
+        S3SigV4Auth(keys, address.service, address.region).add_auth(request)
+        return dict(request.headers.items())
+
+    def _send(
+        self,
+        pool: urllib3.HTTPConnectionPool,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        key: bytes | None,
+    ) -> urllib3.BaseHTTPResponse:
+        """Send; once more where a kept connection turns out to have been closed by the other end."""
+        for is_last in (False, True):
+            try:
+                return pool.urlopen(
+                    method,
+                    target,
+                    headers=headers,
+                    redirect=False,
+                    preload_content=False,
+                    decode_content=False,
+                )
+            except (HTTPError, OSError) as error:
+                if is_last or not _was_hung_up(error):
+                    raise transport_error(error, str(self._place(key)), self._link) from error
+        raise AssertionError  # the loop returns or raises
+
+    def _refusal(self, raw: urllib3.BaseHTTPResponse, key: bytes | None) -> S5jtError:
+        answer = self._answer(raw, key)
+        if key is None or not answer.is_doubtful:
+            return refusal(answer, self._place(key))
+        return self._trouble_of_bucket(key) or key_refusal(answer, self._place(key))
+
+    def _trouble_of_bucket(self, key: bytes) -> S5jtError | None:
+        """What is wrong with the bucket, asked with a request whose answer has a body.
+
+        Being forbidden to list it is nothing wrong: it is there, and answers us.
+        """
+        answer = self._look(key)
+        if answer is None or answer.code == "AccessDenied":
+            return None
+        return refusal(answer, self._place(None))
+
+    def _look(self, prefix: bytes) -> Answer | None:
+        """List one key; None where that works.  A server without pages may send all: most is left unread."""
+        query: dict[str, str | bytes] = {"encoding-type": "url", "max-keys": "1"}
+        if prefix:
+            query["prefix"] = prefix
+        raw = self._exchange("GET", None, query, _NOTHING)
+        if raw.status != 200:
+            return self._answer(raw, None)
+        place = self._place(None)
+        with _closing(raw):
+            beginning = next(iter(Stream(raw, place, self._link, _unobserved)), b"")
+        if b"<ListBucketResult" not in beginning:
+            raise EndpointDown(f"{place}: {NOT_S3}", hint=NOT_S3_HINT)
+        return None
+
+    def _answer(self, raw: urllib3.BaseHTTPResponse, key: bytes | None) -> Answer:
+        try:
+            with _closing(raw):
+                body = raw.read(BODY_BYTES_MAX, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise transport_error(error, str(self._place(key)), self._link) from error
+        answer = Answer(raw.status, _lower(raw), body)
+        if answer.code in _STALE:
+            self._credentials.forget()
+        return answer
+
+    def _place(self, key: bytes | None) -> Place:
+        address, _pool = self._connected()
+        return Place(
+            endpoint=f"{address.scheme}://{address.authority}",
+            bucket=self.bucket,
+            key=key,
+            credentials=str(self._credentials),
+            region=address.region,
+        )
+
+
+def _unobserved(_error: S5jtError | None) -> None:
+    """Nobody listens."""
+
+
+def _target(address: Address, key: bytes | None, query: Query) -> str:
+    """Path and query; every byte but the unreserved and "/" is percent-encoded, as S3 signs it."""
+    path = (address.path or "/") if key is None else f"{address.path}/{quote(key, safe='/')}"
+    if not query:
+        return path
+    return (
+        path
+        + "?"
+        + "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in query.items())
+    )
+
+
+@contextmanager
+def _closing(raw: urllib3.BaseHTTPResponse) -> Iterator[None]:
+    """Give the connection back; one with an unread rest is closed first."""
+    try:
+        yield
+    finally:
+        raw.close()
+        raw.release_conn()
+
+
+def _lower(raw: urllib3.BaseHTTPResponse) -> dict[str, str]:
+    return {name.lower(): value for name, value in raw.headers.items()}
+
+
+def _was_hung_up(error: Exception) -> bool:
+    return isinstance(error, ProtocolError) and any(isinstance(one, ConnectionError) for one in error.args)

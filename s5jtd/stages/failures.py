@@ -1,0 +1,103 @@
+"""What a batch's failures say of its objects, of its endpoint and of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from s5jtd.engine.contract import End, Failure, Outcome
+from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, EngineError, S5jtError
+from s5jtd.ledger.rows import Item, Returned
+from s5jtd.problems import Problems
+from s5jtd.s3.endpoints import Endpoint, Endpoints
+
+log = structlog.get_logger(__name__)
+
+#: What an engine's failure says of an object, as the ledger's failure codes.
+FAILURE_CODES = {
+    Failure.ENDPOINT: "endpoint_down",
+    Failure.CREDENTIALS: "endpoint_refused",
+    Failure.BUCKET: "endpoint_refused",
+    Failure.SPACE: "volume_full",
+    Failure.LOCAL: "volume_failed",
+    Failure.REFUSED: "object_refused",
+    Failure.GONE: "object_gone",
+    Failure.OTHER: "transfer_failed",
+}
+_OF_ENDPOINT = frozenset({Failure.ENDPOINT, Failure.CREDENTIALS, Failure.BUCKET})
+#: Failures that no object is to blame for, unless `weigh` names it.
+BLAMELESS = _OF_ENDPOINT | {Failure.SPACE, Failure.LOCAL}
+#: Links break, and it may hit the same object twice: what looks like the link parks nothing before this.
+LINK_ATTEMPTS_MIN = 5
+#: Of objects of which the engine said nothing.
+NO_ANSWER = "no_answer"
+
+
+def endpoint_fault(outcomes: Mapping[str, Outcome]) -> EndpointError | None:
+    """What a batch's outcomes say about its endpoint: any success speaks for it."""
+    failures = [outcome for outcome in outcomes.values() if outcome.failure is not None]
+    if len(failures) < len(outcomes) or not failures:
+        return None
+    worst = next((f for f in failures if f.failure in (Failure.CREDENTIALS, Failure.BUCKET)), None)
+    if worst is not None:
+        return EndpointRefused(worst.message, hint="run `s5jtd check`")
+    down = next((f for f in failures if f.failure is Failure.ENDPOINT), None)
+    return EndpointDown(down.message) if down is not None else None
+
+
+def weigh(
+    endpoints: Endpoints,
+    endpoint: Endpoint,
+    items: Mapping[str, Item],
+    outcomes: Mapping[str, Outcome],
+    end: End,
+) -> frozenset[str]:
+    """Tell the breaker how a run went; the names whose failures count although they look like the endpoint's.
+
+    A link that breaks takes with it all that is under way and all that is to come; what fails where most
+    others did well has something of its own.  Having failed so once, it also counts where it fails among
+    its like, if the endpoint answers: else the last such objects would be tried for ever.
+    """
+    sick = {name for name in items if _looks_like_endpoint(outcomes.get(name), end)}
+    done = sum(outcome.failure is None for outcome in outcomes.values())
+    fault = endpoint_fault(outcomes)
+    if end is End.STALLED:
+        fault = EndpointDown(f"{endpoint.url}: no bytes moved for too long")
+    if done >= 2 * len(sick):
+        blamed = sick
+    else:
+        suspects = {name for name in sick if items[name].attempts > 1}
+        blamed = suspects if suspects and _answers(endpoint) else set()
+    if fault is None and not outcomes:
+        return frozenset(blamed)  # a run that was ended before it said anything speaks for nobody
+    if fault is None or blamed != sick:
+        endpoints.report(endpoint, fault, transfers=max(1, len(outcomes)))
+    return frozenset(blamed)
+
+
+def _looks_like_endpoint(outcome: Outcome | None, end: End) -> bool:
+    if outcome is None:
+        return end is End.STALLED
+    return outcome.failure in _OF_ENDPOINT
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    try:
+        endpoint.client.probe(endpoint.prefix)
+    except S5jtError:
+        return False
+    return True
+
+
+def tell_mismatches(code: str, url: str, settled: Iterable[object]) -> None:
+    """Wrong bytes are said once for a chunk, with the endpoint they came from or went to."""
+    these = [one for one in settled if isinstance(one, Returned) and one.code == code]
+    if these:
+        log.warning("bytes_differ", code=code, endpoint=url, objects=len(these), error=these[0].message)
+
+
+def engine_failed(problems: Problems, error: EngineError) -> None:
+    """The engine could not even start: nobody's fault on the road, and for a person to see."""
+    if problems.raise_("engine_failed", "s5cmd", str(error), error.hint):
+        log.error("engine_failed", error=str(error), hint=error.hint)

@@ -1,0 +1,80 @@
+"""A job at work: its settings, its two sides and what each needs to be spoken to."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from s5jtd.config import JobConfig
+from s5jtd.engine.contract import Remote
+from s5jtd.model import Side
+from s5jtd.s3.endpoints import Endpoint, Endpoints
+from s5jtd.stages.findings import Desk
+
+BACKOFF_SECONDS_MAX = 900.0
+#: S3's own limit on a key, in bytes.
+KEY_BYTES_MAX = 1024
+
+
+@dataclass(slots=True)
+class Link:
+    """One side of a job, as the stages reach it."""
+
+    side: Side
+    prefix: bytes
+    list_version: str  #: "1", "2" or "auto"
+    endpoints: Endpoints
+    #: What an engine's process is told to reach an endpoint; writes fresh credentials first.
+    remote: Callable[[Endpoint], Remote]
+    #: Whether it was seen to answer uploads in parts with the MD5 of the whole as ETag.
+    whole_md5: bool = False
+
+
+@dataclass(slots=True)
+class Job:
+    """One job and its two links.  `config` is replaced as a whole when the operator changes it."""
+
+    id: int
+    config: JobConfig
+    source: Link
+    destination: Link
+    scan_requested: threading.Event = field(default_factory=threading.Event)
+    scanning: bool = False
+    resync: Desk = field(default_factory=Desk)
+
+    @property
+    def name(self) -> str:
+        """The job's name in the configuration."""
+        return self.config.name
+
+    def destination_key(self, key: bytes) -> bytes:
+        """An object's name at the destination: its prefix, then the key without the source's prefix."""
+        return self.destination.prefix + key.removeprefix(self.source.prefix)
+
+    def source_key(self, name: bytes) -> bytes:
+        """The reverse of `destination_key`."""
+        return self.source.prefix + name.removeprefix(self.destination.prefix)
+
+    def misnamed(self, key: bytes) -> str | None:
+        """Why a key can have no name at the destination, or None if it can."""
+        name = self.destination_key(key)
+        if not name:
+            return "its name at the destination would be empty: give the destination a prefix"
+        if len(name) > KEY_BYTES_MAX:
+            return f"its name at the destination would be {len(name)} bytes long; S3 takes {KEY_BYTES_MAX}"
+        return None
+
+    def not_before_ms(self, attempts: int) -> int:
+        """When an object that failed `attempts` times is due again: doubling, with jitter."""
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311  it only spreads retries
+        delay = min(BACKOFF_SECONDS_MAX, 2.0 ** min(attempts, 20)) * jitter
+        return int((time.time() + delay) * 1000)
+
+
+def batch_path(folder_fd: int, name: str) -> Path:
+    """A path to a file in a folder that is known only by its descriptor."""
+    return Path(f"/proc/self/fd/{folder_fd}/{name}")

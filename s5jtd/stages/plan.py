@@ -1,0 +1,145 @@
+"""plan: choose what travels together, and on which volume; seen -> pulling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from s5jtd.errors import LostRace, VolumeError
+from s5jtd.ledger.rows import Item
+from s5jtd.ledger.states import State
+from s5jtd.ledger.store import Ledger
+from s5jtd.pool import Pool
+from s5jtd.stages.job import Job
+from s5jtd.volumes import space
+from s5jtd.volumes.volume import Volume
+from s5jtd.worker import Bell
+
+log = structlog.get_logger(__name__)
+
+#: Chunks that wait for a puller, per volume: one is enough to keep it from waiting.
+AHEAD = 2
+#: A small backlog is cut finer than `chunk` allows, so that every puller and both halves have work;
+#: but not below this, where starting a process would cost more than it brings.
+CHUNK_BYTES_MIN = 64 * 1024 * 1024
+CHUNK_OBJECTS_MIN = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large a chunk may be."""
+
+    objects: int
+    bytes: int
+
+
+def limits(job: Job, backlog: Limits, lanes: int) -> Limits:
+    """The job's own limits, cut finer where the backlog is small."""
+    chunk = job.config.chunk
+    return Limits(
+        objects=min(chunk.objects, max(CHUNK_OBJECTS_MIN, backlog.objects // lanes)),
+        bytes=min(chunk.bytes, max(CHUNK_BYTES_MIN, backlog.bytes // lanes)),
+    )
+
+
+def place(candidates: Iterable[Item], limit: Limits, usable_bytes: int) -> list[Item]:
+    """The objects of the next chunk: in order, as far as limits and space allow.
+
+    One that does not fit is passed over and not waited for: a huge object must not hold back the
+    small ones behind it.  An object above the limit travels alone.  One that failed before travels
+    in ever smaller company, so that what brings a batch down is soon found alone.
+    """
+    chosen: list[Item] = []
+    size = used = 0
+    company = limit.objects
+    for item in candidates:
+        company = min(company, max(1, limit.objects >> (2 * item.attempts)))
+        if len(chosen) >= company:
+            break
+        fits = used + space.footprint(item.size) <= usable_bytes
+        if not fits or (chosen and size + item.size > limit.bytes):
+            continue
+        chosen.append(item)
+        size += item.size
+        used += space.footprint(item.size)
+        if size >= limit.bytes:
+            break
+    return chosen
+
+
+class Plan:
+    """The one planner: gives every volume that takes pulls a chunk or two to go on with."""
+
+    name = "plan"
+    idle_seconds = 1.0
+    quiet_seconds_max = 120.0
+
+    def __init__(self, jobs: Callable[[], Sequence[Job]], ledger: Ledger, pool: Pool, bell: Bell) -> None:
+        """`jobs` tells which jobs there are now."""
+        self._jobs = jobs
+        self._ledger = ledger
+        self._pool = pool
+        self._bell = bell
+        self._turn = 0
+
+    def step(self, beat: Callable[[], None]) -> bool:
+        """Plan one chunk for each volume that lacks one."""
+        planned = False
+        for volume in self._pool.taking_pulls():
+            beat()
+            if self._ledger.views.planned(volume.ledger_id) < AHEAD and self._plan_on(volume):
+                planned = True
+        if planned:
+            self._bell.ring()
+        return planned
+
+    def _plan_on(self, volume: Volume) -> bool:
+        try:
+            usable = self._pool.usable_bytes(volume)
+        except VolumeError as error:
+            self._pool.fail(volume, error)
+            return False
+        jobs = [job for job in self._jobs() if self._may_pull(job)]
+        for offset in range(len(jobs)):
+            job = jobs[(self._turn + offset) % len(jobs)]
+            if self._plan_chunk(job, volume, usable):
+                self._turn += 1
+                return True
+        return False
+
+    def _may_pull(self, job: Job) -> bool:
+        paused = self._ledger.views.pauses(job.id).pull_until_ms is not None
+        return not paused and job.source.endpoints.available()
+
+    def _plan_chunk(self, job: Job, volume: Volume, usable: int) -> bool:
+        objects, sizes = self._ledger.views.counters(job.id)
+        word = State.SEEN.word
+        if not objects[word]:
+            return False
+        lanes = 4 * max(1, len(self._pool.taking_pulls()))
+        limit = limits(job, Limits(objects[word], sizes[word]), lanes)
+        candidates = self._ledger.views.candidates(job.id, limit.objects)
+        try:
+            if self._park_giants(job, candidates):
+                return True
+            chosen = place(candidates, limit, usable)
+            if not chosen:
+                return False
+            reserved = sum(space.footprint(item.size) for item in chosen)
+            self._ledger.plan(job.id, volume.ledger_id, chosen, reserved)
+        except LostRace:
+            # The scanner admitted another version of one of them meanwhile: choose again.
+            log.debug("plan_overtaken", job=job.name)
+        return True
+
+    def _park_giants(self, job: Job, candidates: Sequence[Item]) -> bool:
+        """Objects that no volume could hold even when empty would wait for ever."""
+        largest = self._pool.largest_bytes()
+        giants = [item for item in candidates if space.footprint(item.size) > largest]
+        if giants and largest:
+            self._ledger.park(
+                job.id, giants, "too_large", "no volume can hold it: attach a larger one, then retry"
+            )
+        return bool(giants and largest)

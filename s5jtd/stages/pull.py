@@ -1,0 +1,376 @@
+"""pull: fetch a chunk, check every file while it is in the page cache, seal it; pulling -> staged."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+
+import structlog
+
+from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Transfer
+from s5jtd.errors import (
+    Busy,
+    EndpointError,
+    EngineError,
+    ObjectError,
+    VolumeError,
+    VolumeFailed,
+    VolumeFull,
+)
+from s5jtd.integrity.hashing import drop_cache
+from s5jtd.ledger.rows import Chunk, Item, Returned, Staged
+from s5jtd.ledger.states import State
+from s5jtd.ledger.store import Ledger
+from s5jtd.meter import Meter
+from s5jtd.model import Direction
+from s5jtd.pool import Pool
+from s5jtd.problems import Problems
+from s5jtd.s3.endpoints import Endpoint
+from s5jtd.s3.heads import head
+from s5jtd.stages import records
+from s5jtd.stages.check import SOURCE_MISMATCH, StagedCheck, refused
+from s5jtd.stages.failures import (
+    BLAMELESS,
+    FAILURE_CODES,
+    LINK_ATTEMPTS_MIN,
+    NO_ANSWER,
+    engine_failed,
+    tell_mismatches,
+    weigh,
+)
+from s5jtd.stages.job import Job, batch_path
+from s5jtd.volumes import chunks
+from s5jtd.volumes.chunks import ChunkFolder, file_name
+from s5jtd.volumes.probe import volume_error
+from s5jtd.volumes.volume import Volume
+from s5jtd.worker import Bell
+
+log = structlog.get_logger(__name__)
+
+Settled = Staged | Returned
+
+
+@dataclass(slots=True)
+class _Work:
+    """One chunk under way."""
+
+    job: Job
+    chunk: Chunk
+    folder: ChunkFolder
+    check: StagedCheck
+    by_name: dict[str, Item]
+    beat: Callable[[], None]
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    blamed: frozenset[str] = frozenset()  #: see `failures.weigh`
+    checks: dict[str, Future[Settled]] = field(default_factory=dict)
+
+
+class Pull:
+    """One puller of one volume; a volume has several, so that one seals while another transfers."""
+
+    idle_seconds = 2.0
+    quiet_seconds_max = 300.0
+
+    def __init__(
+        self,
+        slot: int,
+        volume: Volume,
+        *,
+        jobs: Callable[[], dict[int, Job]],
+        ledger: Ledger,
+        pool: Pool,
+        engine: Engine,
+        hashing: Executor,
+        meter: Meter,
+        problems: Problems,
+        bell: Bell,
+        workers: int,
+        halted: Callable[[Job], bool],
+    ) -> None:
+        """`hashing` runs checks beside the transfer; `halted` tells whether a job must stop at once."""
+        self.name = f"pull {volume.name} {slot}"
+        self.volume = volume
+        self._jobs = jobs
+        self._ledger = ledger
+        self._pool = pool
+        self._engine = engine
+        self._hashing = hashing
+        self._meter = meter
+        self._problems = problems
+        self._bell = bell
+        self._workers = workers
+        self._halted = halted
+
+    def step(self, beat: Callable[[], None]) -> bool:
+        """Pull one planned chunk."""
+        volume = self.volume
+        with volume.use():
+            if not volume.state.owes_space:
+                return False
+            jobs = self._jobs()
+            resting = [id_ for id_, job in jobs.items() if self._rests(job)]
+            chunk = self._ledger.take_pull(volume.ledger_id, resting)
+            if chunk is None:
+                return False
+            job = jobs.get(chunk.job_id)
+            if job is None:
+                self._ledger.unplan(chunk)
+                return True
+            with structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name):
+                went = self._pull(job, chunk, beat)
+        self._bell.ring()
+        return went
+
+    def _rests(self, job: Job) -> bool:
+        return self._halted(job) or self._ledger.views.pauses(job.id).pull_until_ms is not None
+
+    def _pull(self, job: Job, chunk: Chunk, beat: Callable[[], None]) -> bool:
+        """Pull a chunk; False where a rest is due before the next."""
+        items = self._ledger.views.pulling(chunk.id)
+        try:
+            with job.source.endpoints.lease(turn=max(item.attempts for item in items) - 1) as endpoint:
+                remote = job.source.remote(endpoint)
+                try:
+                    volume_was_well = self._transfer(job, chunk, items, endpoint, remote, beat)
+                except OSError as error:
+                    raise volume_error(error, str(self.volume.path)) from error
+        except EndpointError as error:
+            self._give_back(chunk, items, error.code, str(error), job.not_before_ms(1))
+        except EngineError as error:
+            self._give_back(chunk, items, error.code, str(error), job.not_before_ms(1))
+            engine_failed(self._problems, error)
+            return False
+        except VolumeError as error:
+            self._pool.fail(self.volume, error)
+            self._give_back(chunk, items, error.code, str(error))
+        else:
+            if not volume_was_well:
+                self._pool.fail(self.volume, VolumeFull(str(self.volume.path), hint="it drains by itself"))
+            self._problems.clear("engine_failed", "s5cmd")
+        return True
+
+    def _transfer(
+        self,
+        job: Job,
+        chunk: Chunk,
+        items: Sequence[Item],
+        endpoint: Endpoint,
+        remote: Remote,
+        beat: Callable[[], None],
+    ) -> bool:
+        """Write the folder, run the engine, check, seal, settle; False where space ran out."""
+        volume = self.volume
+        volume.verify()
+        started = time.monotonic()
+        with ChunkFolder(volume.fd, chunk.name, create=True) as folder:
+            records.write_promise(folder, job, chunk, volume, items)
+            work = _Work(
+                job, chunk, folder, StagedCheck(job, endpoint.client),
+                {file_name(item.id): item for item in items}, beat,
+            )  # fmt: skip
+            run = self._engine.run(
+                Batch(
+                    Direction.PULL, remote,
+                    tuple(Transfer(name, item.key, item.size) for name, item in work.by_name.items()),
+                    folder.data_fd, batch_path(folder.fd, "pull.batch"), self._workers,
+                ),
+                on_outcome=lambda outcome: self._on_outcome(work, outcome),
+                on_progress=lambda moved: self._on_progress(job, moved, beat),
+                stop=lambda: self._halted(job) or not volume.state.gives_pushes,
+            )  # fmt: skip
+            work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
+            settled = self.settle(work, items, run.end)
+            self._seal(work, settled, endpoint.url)
+        staged = [one for one in settled if isinstance(one, Staged)]
+        tell_mismatches(SOURCE_MISMATCH, endpoint.url, settled)
+        log.info(
+            "chunk_staged", endpoint=endpoint.url, objects=len(staged), of=len(items),
+            bytes=sum(one.item.size for one in staged), seconds=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+        return not any(outcome.failure is Failure.SPACE for outcome in work.outcomes.values())
+
+    def _on_progress(self, job: Job, moved: int, beat: Callable[[], None]) -> None:
+        beat()
+        self._meter.add(job.id, Direction.PULL, moved)
+
+    def _on_outcome(self, work: _Work, outcome: Outcome) -> None:
+        """A file is there, says the engine: look at it while its bytes are still in memory."""
+        work.outcomes[outcome.name] = outcome
+        if outcome.failure is None:
+            self._submit(work, outcome.name)
+
+    def _submit(self, work: _Work, name: str) -> None:
+        item = work.by_name[name]
+        work.checks[name] = self._hashing.submit(
+            work.check, item, work.folder.data_fd, name, lambda _bytes_read: work.beat()
+        )
+
+    def settle(self, work: _Work, items: Sequence[Item], end: End) -> list[Settled]:
+        """What became of each object, by its file: the engine's word and its silence are hints."""
+        there = {entry.name for entry in work.folder.files()}
+        for name in work.by_name.keys() - work.checks.keys():
+            outcome = work.outcomes.get(name)
+            # A failed transfer leaves nothing under the final name; what is there may be whole.
+            if outcome is None and name in there:
+                self._submit(work, name)
+            elif outcome is not None and outcome.failure is Failure.GONE:
+                work.checks[name] = self._hashing.submit(self._gone, work, work.by_name[name])
+        settled: list[Settled] = []
+        for item in items:
+            name = file_name(item.id)
+            if name in work.checks:
+                settled.append(self._result(work, item, work.checks[name]))
+            else:
+                settled.append(self._not_there(work, item, work.outcomes.get(name), end))
+        return settled
+
+    def _result(self, work: _Work, item: Item, check: Future[Settled]) -> Settled:
+        try:
+            result = check.result()  # a disk that gives nothing lets no beat through, and that is seen
+        except (ObjectError, EndpointError) as error:
+            result = refused(item, error, State.SEEN, work.job.not_before_ms(item.attempts))
+        work.beat()
+        if isinstance(result, Returned):
+            return _or_park(work.job, result, alone=len(work.by_name) == 1)
+        return result
+
+    def _not_there(self, work: _Work, item: Item, outcome: Outcome | None, end: End) -> Returned:
+        later = work.job.not_before_ms(item.attempts)
+        is_blamed = file_name(item.id) in work.blamed
+        if outcome is None or outcome.failure is None:
+            # A run that was ended says nothing about those it did not come to.
+            counted = is_blamed or end in (End.EXITED, End.KILLED)
+            message = f"s5cmd said nothing of it and ended ({end})"
+            returned = Returned(item, State.SEEN, NO_ANSWER, message, counted, later if counted else 0)
+        else:
+            counted = is_blamed or outcome.failure not in BLAMELESS
+            returned = Returned(
+                item, State.SEEN, FAILURE_CODES[outcome.failure], outcome.message, counted, later
+            )
+        return _or_park(work.job, returned, alone=len(work.by_name) == 1, is_blamed=is_blamed)
+
+    def _gone(self, work: _Work, item: Item) -> Returned:
+        """A 404 is believed only when the server, asked for the one object, says so again.
+
+        Raises:
+            ObjectGone: it does.
+            EndpointError, ObjectError: it says something else.
+        """
+        head(work.check.client, item.key)
+        later = work.job.not_before_ms(item.attempts)
+        return Returned(item, State.SEEN, "transfer_failed", "it was not there, and then it was", True, later)
+
+    def _seal(self, work: _Work, settled: Sequence[Settled], endpoint_url: str | None) -> None:
+        """Bytes first, ledger second: sync, write the seal, prove the volume, and only then commit."""
+        staged = [one for one in settled if isinstance(one, Staged)]
+        returned = [one for one in settled if isinstance(one, Returned)]
+        work.folder.sweep(frozenset(file_name(one.item.id) for one in staged))
+        if staged:
+            self.volume.sync()
+            records.write_seal(work.folder, work.job, work.chunk, self.volume, staged)
+            self.volume.verify()
+        else:
+            # Before the ledger lets go of the chunk: if the disk refuses, all of it is given back, once.
+            chunks.remove(self.volume.fd, work.chunk.name)
+        self._ledger.settle_pull(work.chunk, staged, returned, endpoint_url)
+
+    def _give_back(
+        self, chunk: Chunk, items: Sequence[Item], code: str, message: str, later: int = 0
+    ) -> None:
+        """Nothing of a chunk counts: its folder goes, its objects are `seen` again and no worse for it."""
+        with contextlib.suppress(OSError, VolumeError):  # what a failed disk keeps, goes when it is back
+            chunks.remove(self.volume.fd, chunk.name)
+        returned = [Returned(item, State.SEEN, code, message, False, later) for item in items]
+        self._ledger.settle_pull(chunk, [], returned, None)
+
+    # At start
+
+    def salvage(self, chunk: Chunk, beat: Callable[[], None]) -> int:
+        """Take up a chunk that an earlier life left half pulled; how many of its objects were whole.
+
+        A seal is believed as it stands; without one each file is checked like a fresh one, and only
+        what is missing is pulled again.
+
+        Raises:
+            VolumeError: the volume cannot be read.
+        """
+        items = self._ledger.views.pulling(chunk.id)
+        job = self._jobs().get(chunk.job_id)
+        try:
+            with ChunkFolder(self.volume.fd, chunk.name) as folder:
+                staged = _sealed_of(folder, items, self.volume.key)
+                if staged is not None:
+                    return self._adopt(chunk, items, staged)
+                if job is not None:
+                    return self._check_again(job, chunk, folder, items, beat)
+        except FileNotFoundError:
+            pass
+        except Busy as error:
+            raise VolumeFailed(str(error), hint=error.hint) from error
+        except OSError as error:
+            raise volume_error(error, str(self.volume.path)) from error
+        except EndpointError as error:
+            log.info("chunk_not_salvaged", chunk=chunk.name, error=str(error))
+        self._ledger.unplan(chunk)
+        return 0
+
+    def _adopt(self, chunk: Chunk, items: Sequence[Item], staged: list[Staged]) -> int:
+        missing = {item.id for item in items} - {one.item.id for one in staged}
+        returned = [
+            Returned(item, State.SEEN, "interrupted", "the daemon ended in mid-pull", counted=False)
+            for item in items
+            if item.id in missing
+        ]
+        self._ledger.settle_pull(chunk, staged, returned, None)
+        return len(staged)
+
+    def _check_again(
+        self, job: Job, chunk: Chunk, folder: ChunkFolder, items: Sequence[Item], beat: Callable[[], None]
+    ) -> int:
+        # After a write error the kernel counts pages as clean that never reached the disk; a reader of
+        # the cache is none the wiser.  So what an earlier life wrote is read from the device.
+        self.volume.sync()
+        for item in items:
+            with contextlib.suppress(ObjectError):  # its file is not there, or not ours: the check says so
+                drop_cache(folder.data_fd, file_name(item.id))
+        with job.source.endpoints.lease() as endpoint:
+            work = _Work(
+                job, chunk, folder, StagedCheck(job, endpoint.client),
+                {file_name(item.id): item for item in items}, beat,
+            )  # fmt: skip
+            # The attempt counts: what brought the daemon down must not do so for ever.
+            settled = self.settle(work, items, End.KILLED)
+            self._seal(work, settled, None)
+        return sum(isinstance(one, Staged) for one in settled)
+
+
+def _or_park(job: Job, returned: Returned, *, alone: bool, is_blamed: bool = False) -> Returned:
+    """After the last attempt a person must look; not at one that may have suffered for another's sake."""
+    attempts = max(job.config.attempts, LINK_ATTEMPTS_MIN if is_blamed else 1)
+    if returned.to is not State.SEEN or not returned.counted or returned.item.attempts < attempts:
+        return returned
+    if returned.code == NO_ANSWER and not alone:
+        return returned
+    return Returned(returned.item, State.PARKED, returned.code, returned.message)
+
+
+def _sealed_of(folder: ChunkFolder, items: Sequence[Item], key: bytes) -> list[Staged] | None:
+    """What a chunk's own seal says of these objects; None where it has none that holds."""
+    by_id = {item.id: item for item in items}
+    try:
+        _, sealed = records.read_seal(folder, key)
+    except FileNotFoundError:
+        return None
+    except VolumeError as error:
+        log.warning("seal_not_believed", chunk=folder.name, error=str(error))
+        return None
+    return [
+        Staged(by_id[one.item.id], one.digests, one.evidence, one.part_size)
+        for one in sealed
+        if one.item.id in by_id
+        and one.item.etag == by_id[one.item.id].etag
+        and folder.holds(file_name(one.item.id), one.item.size)
+    ]

@@ -1,0 +1,184 @@
+"""scan: look at a source and take in what is new or changed; nothing -> seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+
+import structlog
+
+from s5jtd.engine.contract import Engine
+from s5jtd.errors import EndpointError, ObjectError, S5jtError
+from s5jtd.integrity.evidence import same_object
+from s5jtd.ledger.store import Ledger
+from s5jtd.model import Direction, Evidence, Head, Listed, Verdict
+from s5jtd.problems import Problems
+from s5jtd.s3.endpoints import Endpoint
+from s5jtd.s3.heads import head
+from s5jtd.s3.listing import Page, list_objects
+from s5jtd.stages.inquiry import holdings
+from s5jtd.stages.job import Job
+from s5jtd.worker import Bell
+
+log = structlog.get_logger(__name__)
+
+#: After a look that failed, the next comes no sooner, however short `scan_every` is.
+RETRY_SECONDS = 5.0
+CHECK_HINT = "run `s5jtd check`"
+
+
+class Scan:
+    """The one scanner of one job."""
+
+    idle_seconds = 1.0
+    quiet_seconds_max = 300.0
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        engine: Engine,
+        asking: Executor,
+        problems: Problems,
+        bell: Bell,
+    ) -> None:
+        """`asking` runs single requests to the servers side by side."""
+        self.name = f"scan {job.name}"
+        self._job = job
+        self._ledger = ledger
+        self._engine = engine
+        self._asking = asking
+        self._problems = problems
+        self._bell = bell
+        self._due = time.monotonic()
+        self.last_error: S5jtError | None = None
+        self.passes_done = 0
+
+    def step(self, beat: Callable[[], None]) -> bool:
+        """Look at the source if it is time to."""
+        requested = self._job.scan_requested.is_set()
+        if not requested and (time.monotonic() < self._due or self._paused()):
+            return False
+        self._job.scan_requested.clear()
+        self._job.scanning = True
+        try:
+            self._pass(beat)
+        finally:
+            self._job.scanning = False
+        wait = self._job.config.scan_every if self.last_error is None else RETRY_SECONDS
+        self._due = time.monotonic() + max(wait, 0.0 if self.last_error is None else RETRY_SECONDS)
+        self.passes_done += 1
+        self._bell.ring()
+        return True
+
+    def _paused(self) -> bool:
+        return self._ledger.views.pauses(self._job.id).pull_until_ms is not None
+
+    def _pass(self, beat: Callable[[], None]) -> None:
+        """One look at the whole source; what came before an error stays taken in."""
+        pass_id = self._ledger.begin_pass(self._job.id)
+        started = time.monotonic()
+        listed = listed_bytes = 0
+        self.last_error = None
+        source = self._job.source
+        try:
+            with source.endpoints.lease() as endpoint:
+                try:
+                    for page in list_objects(endpoint.client, source.prefix, version=source.list_version):
+                        beat()
+                        listed += len(page.objects)
+                        listed_bytes += sum(one.size for one in page.objects)
+                        self._take_in(pass_id, page, beat)
+                except EndpointError as error:
+                    # The answer to a request may be well and the listing made of them still be none.
+                    source.endpoints.report(endpoint, error)
+                    raise
+        except (EndpointError, ObjectError) as error:
+            self.last_error = error
+        self._ledger.end_pass(
+            pass_id, listed=listed, listed_bytes=listed_bytes,
+            error=str(self.last_error) if self.last_error else None,
+        )  # fmt: skip
+        self._tell(listed, time.monotonic() - started)
+
+    def _tell(self, listed: int, seconds: float) -> None:
+        name = self._job.name
+        if self.last_error is None:
+            self._problems.clear("scan_incomplete", name)
+            log.info("scan_finished", job=name, objects=listed, seconds=round(seconds, 3))
+            return
+        if self._problems.raise_(
+            "scan_incomplete", name, f"job {name}: {self.last_error}", self.last_error.hint or CHECK_HINT
+        ):
+            log.warning("scan_failed", job=name, error=str(self.last_error), hint=self.last_error.hint)
+
+    def _take_in(self, pass_id: int, page: Page, beat: Callable[[], None]) -> None:
+        job = self._job
+        fresh = self._ledger.views.fresh(job.id, page.objects, ascending=page.sorted)
+        if not fresh:
+            return
+        unmovable = {}
+        for listed in fresh:
+            reason = job.misnamed(listed.key) or self._engine.refuses(listed.key, Direction.PULL)
+            if reason is None:
+                reason = self._engine.refuses(job.destination_key(listed.key), Direction.PUSH)
+            if reason is not None:
+                unmovable[listed.key] = f"unmovable: {reason}"
+        movable = [listed for listed in fresh if listed.key not in unmovable]
+        found = self._already_there(movable, beat)
+        self._ledger.admit(job.id, pass_id, fresh, found, unmovable)
+        self._bell.ring()
+
+    def _already_there(
+        self, fresh: Sequence[Listed], beat: Callable[[], None]
+    ) -> Mapping[bytes, tuple[str, Evidence]]:
+        """Which of these objects the destination holds already, and how that is known.
+
+        It only saves work: where the destination cannot be asked now, the objects travel, and the
+        push half asks again before it sends anything.
+        """
+        job = self._job
+        if job.config.skip_existing == "never" or not fresh:
+            return {}
+        try:
+            with job.destination.endpoints.lease() as endpoint:
+                held = holdings(
+                    endpoint.client,
+                    [job.destination_key(listed.key) for listed in fresh],
+                    version=job.destination.list_version,
+                    pool=self._asking,
+                    beat=beat,
+                )
+                pairs = [(one, held.get(job.destination_key(one.key))) for one in fresh]
+                asked = [(one, there) for one, there in pairs if there is not None]
+                verdicts = self._asking.map(lambda pair: self._same(endpoint, *pair), asked)
+                return {
+                    one.key: (there.etag, verdict.evidence)
+                    for (one, there), verdict in zip(asked, verdicts, strict=True)
+                    if verdict.equal and verdict.evidence is not None
+                }
+        except (EndpointError, ObjectError) as error:
+            log.debug("destination_not_asked", job=job.name, error=str(error))
+            return {}
+
+    def _same(self, endpoint: Endpoint, one: Listed, there: Listed) -> Verdict:
+        """Whether source and destination hold the same bytes, by listing, then by HEAD of both."""
+        config = self._job.config
+        verdict = same_object(one, there)
+        if verdict.equal is None:
+            verdict = self._same_by_heads(endpoint, one, there)
+        if verdict.equal is None and config.skip_existing == "size":
+            return Verdict(True, Evidence.SIZE, "the same size, which this job takes for enough")
+        if verdict.equal and verdict.evidence and not verdict.evidence.satisfies(config.evidence.minimum):
+            return Verdict(None, None, f"only {verdict.evidence}, and the job wants more")
+        return verdict
+
+    def _same_by_heads(self, endpoint: Endpoint, one: Listed, there: Listed) -> Verdict:
+        try:
+            with self._job.source.endpoints.lease() as source:
+                ours: Head = head(source.client, one.key, checksums=True)
+            theirs = head(endpoint.client, self._job.destination_key(one.key), checksums=True)
+        except (EndpointError, ObjectError) as error:
+            return Verdict(None, None, str(error))
+        return same_object(ours, theirs)

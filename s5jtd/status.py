@@ -1,0 +1,227 @@
+"""The answer to `status`: what is true now, from counters that cost the same at any size."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from s5jtd import __version__, protocol
+from s5jtd.errors import VolumeError
+from s5jtd.ledger.rows import FOREVER_MS, Pauses
+from s5jtd.ledger.states import State
+from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.views import Pass
+from s5jtd.meter import Meter
+from s5jtd.model import Direction, printable
+from s5jtd.pool import Pool
+from s5jtd.problems import Problems
+from s5jtd.stages.findings import Mark, Run
+from s5jtd.stages.job import Job
+from s5jtd.volumes.volume import Volume
+
+#: Slower than this is no rate to foretell anything from.
+RATE_MIN = 1.0
+
+
+def rfc3339(milliseconds: int | None) -> str | None:
+    """Unix milliseconds as people and JSON want them."""
+    if milliseconds is None:
+        return None
+    return (
+        datetime.fromtimestamp(milliseconds / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
+
+
+def eta_seconds(pull_left: int, push_left: int, pull_rate: float, push_rate: float) -> float | None:
+    """When the slower half is done at the present rates; None while a half with work has no rate.
+
+    The push half cannot end before the pull half; so the longer of the two it is.
+    """
+    times = []
+    for left, rate in ((pull_left, pull_rate), (push_left, push_rate)):
+        if left and rate < RATE_MIN:
+            return None
+        times.append(left / rate if left else 0.0)
+    return round(max(times), 1)
+
+
+class StatusDesk:
+    """Builds the answer from the parts that know."""
+
+    def __init__(
+        self, ledger: Ledger, pool: Pool, meter: Meter, problems: Problems, config_path: str
+    ) -> None:
+        """Built once; `state` is set by the daemon as its life goes on."""
+        self._ledger = ledger
+        self._pool = pool
+        self._meter = meter
+        self._problems = problems
+        self._config_path = config_path
+        self._started_ms = int(time.time() * 1000)
+        self._started = time.monotonic()
+        self.state = "starting"
+
+    def status(self, jobs: Sequence[Job]) -> protocol.Status:
+        """All of it; `jobs` in the order they are to be shown."""
+        return {
+            "daemon": {
+                "version": __version__,
+                "pid": os.getpid(),
+                "state": self.state,
+                "started_at": rfc3339(self._started_ms) or "",
+                "uptime_seconds": round(time.monotonic() - self._started, 1),
+                "config_path": self._config_path,
+            },
+            "jobs": [self.job(job) for job in jobs],
+            "volumes": [self.volume(volume) for volume in self._pool.volumes],
+            "endpoints": [line for job in jobs for line in endpoints(job)],
+            "problems": [
+                {
+                    "code": problem.code,
+                    "message": problem.message,
+                    "hint": problem.hint,
+                    "since": rfc3339(int(problem.since * 1000)),
+                }
+                for problem in self._problems.now()
+            ],
+        }
+
+    def job(self, job: Job) -> protocol.Job:
+        """One job."""
+        views = self._ledger.views
+        objects, sizes = views.counters(job.id)
+        pauses = views.pauses(job.id)
+        pull_rate = self._meter.bytes_per_second(job.id, Direction.PULL)
+        push_rate = self._meter.bytes_per_second(job.id, Direction.PUSH)
+        state, reason = self._state(job, pauses, objects)
+        last = views.last_pass(job.id)
+        pull_left = sizes["seen"] + sizes["pulling"]
+        push_left = pull_left + sizes["staged"] + sizes["pushing"]
+        return {
+            "name": job.name,
+            "state": state,
+            "paused_until": _paused_until(pauses),
+            "reason": reason,
+            "objects": _per_state(objects),
+            "bytes": _per_state(sizes),
+            "rates": {
+                "pull_bytes_per_second": round(pull_rate),
+                "push_bytes_per_second": round(push_rate),
+            },
+            # What a source holds is not known before one look at it was complete.
+            "eta_seconds": eta_seconds(pull_left, push_left, pull_rate, push_rate)
+            if state == "running" and views.last_pass(job.id, complete=True)
+            else None,
+            "last_scan": None if last is None else _last_scan(last),
+            "last_delivery_at": rfc3339(views.last_delivery_ms(job.id)),
+            "last_resync": _last_resync(job.resync.latest),
+        }
+
+    def _state(self, job: Job, pauses: Pauses, objects: dict[str, int]) -> tuple[str, str | None]:
+        resting = [
+            half
+            for half, until in (("pull", pauses.pull_until_ms), ("push", pauses.push_until_ms))
+            if until is not None
+        ]
+        if resting:
+            return "paused", f"{' and '.join(resting)} paused by an operator"
+        for link in (job.source, job.destination):
+            if not link.endpoints.available():
+                return "blocked", f"no endpoint of the {link.side} answers"
+        if not any(volume.state.gives_pushes for volume in self._pool.volumes):
+            return "blocked", "no volume can be used"
+        if any(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING)):
+            return "running", None
+        return ("running" if job.scanning else "idle"), None
+
+    def volume(self, volume: Volume) -> protocol.Volume:
+        """One volume."""
+        free: int | None
+        try:
+            free = volume.space().free_bytes if volume.attached else None
+        except VolumeError:
+            free = None
+        return {
+            "name": volume.name,
+            "path": str(volume.path),
+            "uuid": volume.uuid or None,
+            "state": volume.state.value,
+            "free_bytes": free,
+            "staged_bytes": self._ledger.views.staged_bytes(volume.ledger_id) if volume.ledger_id else None,
+        }
+
+
+def _last_scan(last: Pass) -> protocol.LastScan:
+    return {
+        "started_at": rfc3339(last.started_at_ms) or "",
+        "finished_at": rfc3339(last.finished_at_ms),
+        "objects": last.listed,
+        "complete": last.complete,
+    }
+
+
+def _last_resync(run: Run | None) -> protocol.LastResync | None:
+    """The newest run as `status` shows it, also while it is under way."""
+    if run is None:
+        return None
+    return {
+        "started_at": rfc3339(run.started_ms) or "",
+        "finished_at": rfc3339(run.finished_ms),
+        "prefix": printable(run.wish.prefix),
+        "deep": run.wish.deep,
+        "dry_run": run.wish.dry_run,
+        "compared": run.compared,
+        "totals": resync_totals(run),
+        "rearmed": run.rearmed,
+        "complete": run.complete,
+    }
+
+
+def resync_totals(run: Run) -> protocol.ResyncTotals:
+    """What a resync counted."""
+    totals = run.totals
+    return {
+        "same": totals[Mark.SAME],
+        "missing": totals[Mark.MISSING],
+        "different": totals[Mark.DIFFERENT],
+        "extra": totals[Mark.EXTRA],
+        "errors": totals[Mark.ERROR],
+        "under_way": totals[Mark.UNDER_WAY],
+    }
+
+
+def endpoints(job: Job) -> list[protocol.Endpoint]:
+    """The endpoints of both sides of a job."""
+    return [
+        {
+            "job": job.name,
+            "side": link.side.value,
+            "url": shot.url,
+            "state": shot.state,
+            "latency_ms": shot.latency_ms,
+            "last_error": shot.last_error,
+        }
+        for link in (job.source, job.destination)
+        for shot in link.endpoints.snapshot()
+    ]
+
+
+def _per_state(numbers: dict[str, int]) -> protocol.PerState:
+    return {
+        "seen": numbers["seen"],
+        "pulling": numbers["pulling"],
+        "staged": numbers["staged"],
+        "pushing": numbers["pushing"],
+        "delivered": numbers["delivered"],
+        "gone": numbers["gone"],
+        "parked": numbers["parked"],
+    }
+
+
+def _paused_until(pauses: Pauses) -> str | None:
+    ends = [until for until in (pauses.pull_until_ms, pauses.push_until_ms) if until is not None]
+    return rfc3339(max(ends)) if ends and FOREVER_MS not in ends else None

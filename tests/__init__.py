@@ -1,0 +1,1 @@
+"""Tests of s5jtd: real parts, real processes, names that are sentences."""

@@ -1,0 +1,59 @@
+"""Fixtures that many tests share: the S3 servers, started once for a whole run."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import (
+    Certificates,
+    Server,
+    SnowballLike,
+    make_certificates,
+    running_moto,
+    running_rclone,
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_aws_settings_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a developer set up for AWS may decide how a test ends."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An AWS-like server; take a `new_bucket()` for each test."""
+    with running_moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a folder; take a `new_bucket()` for each test."""
+    with running_rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A site's own CA, and a certificate from it for 127.0.0.1."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def rclone_tls(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) -> Iterator[Server]:
+    """The same over TLS; its `ca_bundle` is the CA to trust."""
+    with running_rclone(tmp_path_factory.mktemp("rclone-tls"), certificates) as server:
+        yield server
+
+
+@pytest.fixture
+def snowball() -> Iterator[SnowballLike]:
+    """A server that lists as the Snowball adapter does; fill `objects`."""
+    with SnowballLike({}) as server:
+        yield server

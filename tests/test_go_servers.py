@@ -1,0 +1,69 @@
+"""The road between servers built with `go install`; `make test-go` builds what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from s5jtd.errors import Exit
+from tests.appliance import Appliance, contents, digests, side, some_objects
+from tests.servers import Server, go_program, running_minio, running_versitygw
+
+Running = Callable[[Path, Path], contextlib.AbstractContextManager[Server]]
+SERVERS: dict[str, Running] = {"versitygw": running_versitygw, "minio": running_minio}
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    program = go_program(request.param)
+    if program is None:
+        pytest.skip(f"{request.param} is not on this machine; `make test-go` builds it where Go is")
+    with SERVERS[request.param](tmp_path, program) as server:
+        yield server
+
+
+def test_a_bucket_arrives_and_a_second_pass_moves_nothing(server: Server, tmp_path: Path) -> None:
+    here, there = server.new_bucket(), server.new_bucket()
+    large = hashlib.shake_128(b"large").digest(20 << 20)
+    objects = some_objects(200) | {b"odd +%20 key": b"x", "é".encode(): b"y", b"large": large}
+    server.fill(here, objects)
+    with Appliance(tmp_path / "appliance") as appliance:
+        appliance.configure(
+            {"name": "archive", "source": side(server, here), "destination": side(server, there, prefix="p/")}
+        )
+
+        assert appliance.once() == Exit.DONE, appliance.log()
+        assert contents(server, there) == {b"p/" + key: digest for key, digest in digests(objects).items()}
+        assert len(appliance.events("chunk_staged")) > 0
+
+        appliance.log_path.unlink()
+        assert appliance.once() == Exit.DONE, appliance.log()
+        assert appliance.events("chunk_staged") == []
+
+
+def test_a_multipart_object_keeps_its_etag(server: Server, tmp_path: Path) -> None:
+    here, there = server.new_bucket(), server.new_bucket()
+    boto = server.boto()
+    upload = boto.create_multipart_upload(Bucket=here, Key="parts")["UploadId"]
+    parts = []
+    for number, size in enumerate((6 << 20, 6 << 20, 1 << 20), 1):
+        body = hashlib.shake_128(b"%d" % number).digest(size)
+        answer = boto.upload_part(Bucket=here, Key="parts", UploadId=upload, PartNumber=number, Body=body)
+        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+    boto.complete_multipart_upload(
+        Bucket=here, Key="parts", UploadId=upload, MultipartUpload={"Parts": parts}
+    )
+    with Appliance(tmp_path / "appliance") as appliance:
+        appliance.configure(
+            {"name": "archive", "source": side(server, here), "destination": side(server, there)}
+        )
+
+        assert appliance.once() == Exit.DONE, appliance.log()
+
+    etags = {boto.head_object(Bucket=bucket, Key="parts")["ETag"] for bucket in (here, there)}
+    assert len(etags) == 1
+    assert contents(server, here) == contents(server, there)

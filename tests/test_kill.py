@@ -1,0 +1,252 @@
+"""SIGKILL at any moment, ledgers that are not the one that was there, volumes that go and come back."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s5jtd.errors import Exit
+from s5jtd.ledger.store import Ledger
+from tests.appliance import some_objects, until
+from tests.filesystems import need_mounts
+from tests.nursery import Nursery, why_not_watched
+from tests.powercut import JOB, Round, Site, site
+from tests.servers import Server, running_rclone
+
+pytestmark = pytest.mark.timeout(180)
+
+KILLS = 10
+#: Enough that moving them takes many chunks.
+MANY = some_objects(400)
+
+
+@pytest.fixture(scope="module")
+def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own, so that its log tells what was sent to it and nothing else."""
+    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, rclone: Server, destination: Server, nursery: Nursery
+) -> Iterator[Callable[..., Site]]:
+    """Makes the test's site, on file systems as asked for or else in plain folders."""
+    made: list[Any] = []
+
+    def one(kinds: dict[str, str] | None = None, **job: Any) -> Site:
+        for kind in (kinds or {}).values():
+            need_mounts(kind)
+        made.append(site(tmp_path, rclone, destination, nursery, kinds or {}, **job))
+        opened: Site = made[-1].__enter__()
+        return opened
+
+    yield one
+    for context in made:
+        context.__exit__(None, None, None)
+
+
+def test_kills_at_random_moments_break_no_promise(make: Callable[..., Site]) -> None:
+    result = Round(make(), "plain folders", seed=1).run(KILLS, time.monotonic() + 30.0)
+
+    assert result.violations == []
+    assert result.cuts >= 3
+    assert result.copies + result.acknowledged > 0
+
+
+# Another ledger
+
+
+def delete(path: Path, _older: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def put_back_an_older_one(path: Path, older: Path) -> None:
+    delete(path, older)
+    shutil.copyfile(older, path)
+
+
+def flip_bytes(path: Path, _older: Path) -> None:
+    luck = random.Random(1)
+    for suffix in ("", "-wal"):
+        file = Path(f"{path}{suffix}")
+        if file.exists() and file.stat().st_size:
+            body = bytearray(file.read_bytes())
+            for _ in range(40):
+                body[luck.randrange(len(body))] ^= 1 << luck.randrange(8)
+            file.write_bytes(body)
+
+
+@pytest.mark.parametrize("change", [delete, put_back_an_older_one, flip_bytes])
+def test_with_another_ledger_after_a_kill_nothing_is_lost_or_sent_twice(
+    make: Callable[..., Site], change: Callable[[Path, Path], None], tmp_path: Path
+) -> None:
+    """What was delivered stays so, what lies on the volumes is found, the rest is pulled again."""
+    struck = make(chunk={"objects": 20})
+    appliance, path, older = struck.appliance, struck.state_dir / "ledger.db", tmp_path / "older.db"
+    struck.source.fill(struck.here, MANY)
+    life = struck.start()
+    until(lambda: path.exists() and appliance.running() and _delivered(struck) >= 20, "the first deliveries")
+    Ledger.copy(path, older)
+    until(lambda: _delivered(struck) >= 100, "more deliveries")
+    life.kill()
+    life.wait()
+    held = set(struck.holdings())
+    struck.new_puts()
+    sent = Counter(struck.put)
+
+    change(path, older)
+    if appliance.command("run", "--dry-run").returncode != Exit.DONE or not path.exists():
+        rebuilt = appliance.command("ledger", "rebuild", "--yes")
+        assert rebuilt.returncode == 0, rebuilt.stderr
+
+    assert struck.settle(60.0) == []
+    assert set() == (struck.put - sent).keys() & held
+
+
+def _delivered(struck: Site) -> int:
+    return struck.appliance.counted().get("delivered", 0)
+
+
+# Volumes
+
+
+def test_a_volume_that_goes_in_mid_chunk_holds_nobody_up_and_is_taken_up_when_it_is_back(
+    make: Callable[..., Site],
+) -> None:
+    """Unmounted lazily, because it is busy; what was promised to it goes elsewhere."""
+    struck = make({"volume-1": "ext4", "volume-2": "ext4"}, chunk={"objects": 10})
+    appliance, system = struck.appliance, struck.systems["volume-1"]
+    struck.source.fill(struck.here, MANY)
+    appliance.start()
+    until(lambda: _delivered(struck) >= 20, "the first deliveries")
+    system.unmount()
+
+    def states() -> dict[str, str]:
+        return {volume["path"]: volume["state"] for volume in appliance.status()["volumes"]}
+
+    until(lambda: states()[str(system.path)] == "missing", "the volume's absence")
+    until(lambda: set(appliance.counted()) <= {"delivered", "staged"}, "the rest on the other volume")
+    until(lambda: _staged_elsewhere(struck) == 0, "only what the absent volume holds is left")
+    assert list(system.path.iterdir()) == []
+
+    system.mount()
+    until(lambda: states()[str(system.path)] == "online", "the volume's return")
+    assert {"delivered": len(MANY)} == appliance.settled()
+    until(lambda: not struck.left_behind(), "empty volumes")
+    assert struck.differences() == []
+    assert max(struck.new_puts().values()) == 1
+
+
+def _staged_elsewhere(struck: Site) -> int:
+    """Objects that are staged on a volume that is there."""
+    volumes = struck.appliance.status()["volumes"]
+    return sum(bool(volume["staged_bytes"]) for volume in volumes if volume["state"] == "online")
+
+
+def test_a_volume_that_was_read_only_is_used_again_when_it_is_not(make: Callable[..., Site]) -> None:
+    struck = make({"volume-1": "ext4"})
+    appliance, system = struck.appliance, struck.systems["volume-1"]
+    appliance.start()
+    system.remount("ro")
+    struck.source.fill(struck.here, {b"k": b"x"})
+    appliance.ask("job.scan", job=JOB, wait=True)
+    until(lambda: appliance.status()["volumes"][0]["state"] == "readonly", "the volume's state")
+
+    system.remount("rw")
+
+    assert appliance.settled() == {"delivered": 1}
+    assert appliance.status()["problems"] == []
+
+
+def test_a_volume_that_is_read_only_at_the_start_is_taken_up_when_it_is_not(
+    make: Callable[..., Site],
+) -> None:
+    struck = make({"volume-1": "ext4"})
+    appliance, system = struck.appliance, struck.systems["volume-1"]
+    system.remount("ro")
+    struck.source.fill(struck.here, {b"k": b"x"})
+    appliance.start()
+    assert appliance.status()["volumes"][0]["state"] == "readonly"
+
+    system.remount("rw")
+
+    assert appliance.settled() == {"delivered": 1}
+
+
+def test_a_disk_that_dies_when_nothing_could_be_pulled_ends_nothing_else(make: Callable[..., Site]) -> None:
+    """The chunk came to nothing, and the disk refuses to let its folder go."""
+    if reason := why_not_watched():
+        pytest.skip(reason)
+    struck = make(scan_every="1h")
+    appliance = struck.appliance
+    life = struck.start(at=1, fate="EIO", on=r"unlinkat .*CHUNK/(pull\.batch|manifest\.jsonl|data)$")
+    until(appliance.running, "the first answer")
+    appliance.ask("job.pause", job=JOB)
+    struck.source.fill(struck.here, {b"a": b"1", b"b": b"2"})
+    appliance.ask("job.scan", job=JOB, wait=True)
+    for key in ("a", "b"):
+        struck.source.boto().delete_object(Bucket=struck.here, Key=key)
+
+    appliance.ask("job.resume", job=JOB)
+
+    until(lambda: set(appliance.counted()) == {"gone"}, "that both are gone")
+    assert appliance.stop() == 0
+    assert life.ended is not None
+    assert life.ended.struck, "the call was never made"
+    assert appliance.events("worker_crashed") == []
+
+
+# Local copies
+
+
+def vanish(file: Path) -> None:
+    file.unlink()
+
+
+def be_cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def rot(file: Path) -> None:
+    body = bytearray(file.read_bytes())
+    body[0] ^= 1
+    file.write_bytes(body)
+
+
+@pytest.mark.parametrize("happen", [vanish, be_cut_short, rot])
+def test_a_staged_copy_that_is_no_longer_what_it_was_is_pulled_again(
+    make: Callable[..., Site], happen: Callable[[Path], None]
+) -> None:
+    struck = make(attempts=2)
+    appliance = struck.appliance
+    struck.source.fill(struck.here, {b"k%d" % n: b"%d" % n * 100 for n in range(8)})
+    good = appliance.config_path.read_text()
+    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
+    appliance.start()
+    until(lambda: appliance.counted() == {"staged": 8}, "all staged")
+    appliance.stop(signal.SIGKILL)
+    files = [file for volume in appliance.volumes for file in volume.glob("s5jtd/*/data/*.obj")]
+    happen(files[0])
+    appliance.config_path.write_text(good)
+
+    appliance.start()
+
+    assert appliance.settled() == {"delivered": 8}
+    assert struck.differences() == []
+    assert appliance.stop() == 0
