@@ -311,12 +311,13 @@ class Model(RuleBasedStateMachine):
             return "take"
         if known.state is State.DELIVERED and known.version == version:
             return "drop"
+        # Also while a newer version is on its way: the destination had this one.
+        if version in known.past and version != known.version:
+            return "drop"
         if known.aboard or known.state in (State.PULLING, State.STAGED, State.PUSHING):
             return "keep"
         if known.version == version:
             return "take"
-        if version in known.past:
-            return "drop"
         if version > known.version:
             return "take"
         return "drop" if known.state is State.DELIVERED else "keep"
