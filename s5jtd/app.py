@@ -116,6 +116,7 @@ class App:
             Passes(self.ledger.database, on_blocked=patience), self.reports, self.problems,
             engine=self.engine.name, keep_seconds=lambda: self.config.reports.keep, once=once,
         )  # fmt: skip
+        self._keep_orders(config)
         for job_config in config.jobs:
             job = build_job(job_config, self.ledger, config.runtime_dir)
             self._jobs[job.id] = job
@@ -326,7 +327,11 @@ class App:
         log.info("reloaded", changed=changed, kept=kept)
         return {"result": "reloaded", "changed": list(changed), "kept": list(kept)}
 
+    def _keep_orders(self, *configs: Config) -> None:
+        self.ledger.database.keep_orders({job.order for config in configs for job in config.jobs})
+
     def _apply(self, new: Config) -> None:
+        self._keep_orders(self.config, new)  # the planner may still ask in the old one
         by_name = {job.name: job for job in self._jobs.values()}
         for config in new.jobs:
             job = by_name.pop(config.name, None)

@@ -61,21 +61,22 @@ def main(context: click.Context, path: str | None) -> None:
 @click.option("--once", is_flag=True, help="One pass over every job, then end.")
 @click.option("--dry-run", is_flag=True, help="Show what would travel, and change nothing.")
 @click.option("--job", "only", metavar="JOB", help="With --once or --dry-run: this job alone.")
+@click.option("--json", "as_json", is_flag=True, help="With --once or --dry-run: JSON on stdout.")
 @pass_context
-def run(context: Context, once: bool, dry_run: bool, only: str | None) -> None:
+def run(context: Context, once: bool, dry_run: bool, only: str | None, as_json: bool) -> None:
     """Run the daemon in the foreground.
 
     \b
     Exit codes with --once: 0 all delivered, 5 a side was down (try again), 10 objects are parked,
     11 a checksum did not match, 130 or 143 interrupted.
     """
-    from s5jtd.commands.run import dry_run as show
+    from s5jtd.commands.dryrun import dry_run as show
     from s5jtd.commands.run import run_daemon
 
-    if only and not (once or dry_run):
-        raise click.UsageError("--job goes with --once or --dry-run")
+    if (only or as_json) and not (once or dry_run):
+        raise click.UsageError(f"{'--job' if only else '--json'} goes with --once or --dry-run")
     loaded = only_job(context.load(), only)
-    sys.exit(show(loaded) if dry_run else run_daemon(loaded, context.path, once=once))
+    sys.exit(show(loaded, as_json=as_json) if dry_run else run_daemon(loaded, context.path, once=once))
 
 
 def only_job(loaded: config.Config, name: str | None) -> config.Config:

@@ -16,7 +16,6 @@ from s5jtd.config.schema import field_at
 from s5jtd.config.tree import KeyPath, Node, children, plain
 
 _ONLY_BUCKETS = "this version moves objects from bucket to bucket only; name a bucket"
-_EVERY_OBJECT = "this version moves every object below the prefix; leave it out"
 _NO_ARN = "this version knows buckets by name only"
 _NO_BIND = "this version leaves the way out to the routing table; leave it out"
 
@@ -33,13 +32,6 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "jobs[].destination.stamp": "this version adds no metadata of its own; leave it out",
         "jobs[].mode": "this version moves objects only through volumes (mode: staged)",
         "jobs[].engine": "this version moves objects only with s5cmd (engine: s5cmd)",
-        "jobs[].include": _EVERY_OBJECT,
-        "jobs[].exclude": _EVERY_OBJECT,
-        "jobs[].min_size": _EVERY_OBJECT,
-        "jobs[].max_size": _EVERY_OBJECT,
-        "jobs[].min_age": _EVERY_OBJECT,
-        "jobs[].max_age": _EVERY_OBJECT,
-        "jobs[].order": "this version moves objects in the order of their keys (order: key)",
         "jobs[].preserve": "this version carries the bytes and the key of an object; leave it out",
         "limits.bandwidth.pull": "this version has no limit of its own; leave it out",
         "limits.bandwidth.push": "this version has no limit of its own; leave it out",

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from s5jtd.errors import (
@@ -132,6 +132,16 @@ class Database:
                 yield sql
         finally:
             self._writer.execute("PRAGMA foreign_keys = ON")
+
+    def keep_orders(self, orders: Collection[str]) -> None:
+        """Be ready to tell candidates in these orders; a new one costs an index of all that is `seen`.
+
+        Raises:
+            LedgerBlocked: nothing happened; the same may work later.
+        """
+        if not schema.keeps_orders(self.reading(), orders):
+            with self.writing() as sql:
+                schema.keep_orders(sql, orders)
 
     def _take_note(self, error: sqlite3.Error) -> None:
         told = plainly(self.path, error)

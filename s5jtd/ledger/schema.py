@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from collections.abc import Collection
 from importlib import resources
 
 from s5jtd.errors import LedgerError, LedgerNewer
 
 #: "s5jt" in ASCII, in the file's header: another program's database is not ours to open.
 APPLICATION_ID = 0x73356A74
+
+#: Indexes that there are only while a job wants another order than that of the keys: each would cost every
+#: object of every job two more writes.
+ORDER_INDEXES = {
+    "objects_seen_by_size": (
+        "CREATE INDEX objects_seen_by_size ON objects (job_id, not_before_ms, size, key) WHERE state = 0"
+    ),
+    "objects_seen_by_time": (
+        "CREATE INDEX objects_seen_by_time ON objects (job_id, not_before_ms, modified_ms, key)"
+        " WHERE state = 0"
+    ),
+}
+#: The orders in which objects may travel: the index of each, and what it sorts by.
+ORDERS = {
+    "key": ("objects_seen", "key"),
+    "oldest": ("objects_seen_by_time", "modified_ms, key"),
+    "newest": ("objects_seen_by_time", "modified_ms DESC, key DESC"),
+    "smallest": ("objects_seen_by_size", "size, key"),
+    "largest": ("objects_seen_by_size", "size DESC, key DESC"),
+}
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -59,8 +80,29 @@ def alien(sql: sqlite3.Connection) -> list[str]:
 
 
 def _parts(sql: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
-    return set(
-        sql.execute(
-            "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~'"
-        ).fetchall()
-    )
+    found = sql.execute(
+        "SELECT type, name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~'"
+    ).fetchall()
+    return {part for part in found if ORDER_INDEXES.get(part[1]) != part[2]}
+
+
+def keeps_orders(sql: sqlite3.Connection, orders: Collection[str]) -> bool:
+    """Whether there are just the indexes that these orders need."""
+    return _order_indexes(sql) == _needed(orders)
+
+
+def keep_orders(sql: sqlite3.Connection, orders: Collection[str]) -> None:
+    """Make the indexes that these orders need, and drop the others."""
+    wanted, there = _needed(orders), _order_indexes(sql)
+    for name in wanted - there:
+        sql.execute(ORDER_INDEXES[name])
+    for name in there - wanted:
+        sql.execute(f"DROP INDEX {name}")
+
+
+def _needed(orders: Collection[str]) -> set[str]:
+    return {ORDERS[order][0] for order in orders} & ORDER_INDEXES.keys()
+
+
+def _order_indexes(sql: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in sql.execute("SELECT name FROM sqlite_schema")} & ORDER_INDEXES.keys()

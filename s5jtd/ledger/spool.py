@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from s5jtd.ledger.access import told_plainly
+from s5jtd.ledger.schema import ORDERS
 from s5jtd.model import Listed
 
 #: What errors name: the file is SQLite's own, without a name, in the folder of the ledger.
@@ -41,8 +42,11 @@ class Spool:
             self._sql.executemany("INSERT INTO listed VALUES (?, ?, ?, ?)", objects)
             self._sql.execute("COMMIT")
 
-    def ordered(self) -> Iterator[Listed]:
-        """All of it in key order, each key once: as it was listed last."""
+    def ordered(self, order: str = "key") -> Iterator[Listed]:
+        """All of it, in key order or in another of `ORDERS`; each key once: as it was listed last."""
+        if order != "key":
+            yield from self._by(ORDERS[order][1])
+            return
         with told_plainly(_PLACE):
             last: Listed | None = None
             for one in map(
@@ -54,6 +58,16 @@ class Spool:
                 last = one
             if last is not None:
                 yield last
+
+    def _by(self, columns: str) -> Iterator[Listed]:
+        with told_plainly(_PLACE):
+            yield from map(
+                Listed._make,
+                self._sql.execute(
+                    "SELECT key, size, etag, modified_ms FROM listed"
+                    f" WHERE rowid IN (SELECT max(rowid) FROM listed GROUP BY key) ORDER BY {columns}"
+                ),
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ from typing import Any
 from s5jtd.ledger import rearm
 from s5jtd.ledger.database import Clock, Database
 from s5jtd.ledger.rows import Chunk, Item, Pauses, Volume
+from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.model import Digests, Evidence, Listed
 
@@ -98,19 +99,23 @@ class Views:
 
     # plan
 
-    def candidates(self, job_id: int, limit: int) -> list[Item]:
-        """The next objects that are `seen` and due, first those never put off, in key order."""
+    def candidates(self, job_id: int, limit: int, order: str = "key") -> list[Item]:
+        """The next objects that are `seen` and due, first those never put off, in the order asked for.
+
+        For another order than by key the ledger must keep its index: see `Database.keep_orders`.
+        """
         sql = self._db.reading()
         now = self._now()
         items: list[Item] = []
-        for condition, parameters in (
-            ("not_before_ms = 0 ORDER BY key", ()),
-            ("not_before_ms BETWEEN 1 AND ? ORDER BY not_before_ms", (now,)),
-            ("not_before_ms > ? ORDER BY not_before_ms", (now + BACKOFF_MS_MAX,)),
+        index, columns = ORDERS[order]
+        for by, condition, parameters in (
+            (index, f"not_before_ms = 0 ORDER BY {columns}", ()),
+            ("objects_seen", "not_before_ms BETWEEN 1 AND ? ORDER BY not_before_ms", (now,)),
+            ("objects_seen", "not_before_ms > ? ORDER BY not_before_ms", (now + BACKOFF_MS_MAX,)),
         ):
             if len(items) < limit:
                 rows = sql.execute(
-                    f"SELECT {_ITEM} FROM objects INDEXED BY objects_seen"
+                    f"SELECT {_ITEM} FROM objects INDEXED BY {by}"
                     f" WHERE job_id = ? AND state = 0 AND {condition} LIMIT ?",
                     (job_id, *parameters, limit - len(items)),
                 )

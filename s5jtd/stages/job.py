@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from s5jtd.config import JobConfig
-from s5jtd.engine.contract import Remote
-from s5jtd.model import Side
+from s5jtd.engine.contract import Engine, Remote
+from s5jtd.model import Direction, Side
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.stages.findings import Desk
 
@@ -73,6 +73,15 @@ class Job:
         jitter = random.uniform(0.5, 1.0)  # noqa: S311  it only spreads retries
         delay = min(BACKOFF_SECONDS_MAX, 2.0 ** min(attempts, 20)) * jitter
         return int((time.time() + delay) * 1000)
+
+
+def unmovable(job: Job, engine: Engine, key: bytes) -> str | None:
+    """Why an object cannot travel, or None if it can."""
+    return (
+        job.misnamed(key)
+        or engine.refuses(key, Direction.PULL)
+        or engine.refuses(job.destination_key(key), Direction.PUSH)
+    )
 
 
 def batch_path(folder_fd: int, name: str) -> Path:

@@ -120,7 +120,7 @@ class Plan:
             return False
         lanes = 4 * max(1, len(self._pool.taking_pulls()))
         limit = limits(job, Limits(objects[word], sizes[word]), lanes)
-        candidates = self._ledger.views.candidates(job.id, limit.objects)
+        candidates = self._ledger.views.candidates(job.id, limit.objects, job.config.order)
         try:
             if self._park_giants(job, candidates):
                 return True

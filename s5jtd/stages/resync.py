@@ -14,11 +14,12 @@ from s5jtd.engine.contract import Engine
 from s5jtd.errors import LedgerBlocked
 from s5jtd.ledger.rearm import Doubt, Found
 from s5jtd.ledger.store import Ledger
-from s5jtd.model import Direction, Listed, Side, printable
+from s5jtd.model import Listed, Side, printable
 from s5jtd.problems import Problems
+from s5jtd.stages.choose import Choice
 from s5jtd.stages.comparing import Comparison, Finding
 from s5jtd.stages.findings import Mark, Run
-from s5jtd.stages.job import Job, Link
+from s5jtd.stages.job import Job, Link, unmovable
 from s5jtd.stages.threeway import BrokeOff, Pulse, Stopped, Triple, Unsorted, in_order, merged
 from s5jtd.worker import Bell
 
@@ -105,15 +106,19 @@ class Resync:
         comparison = Comparison(
             job.config, source, destination, deep=run.wish.deep, unmovable=self._unmovable, pulse=pulse
         )
+        choice = Choice(job.config, source.prefix)
         frame = _Frame()
         try:
-            for triple in merged(
+            for whole in merged(
                 in_order(source, run.wish.prefix, pulse, spooled=Side.SOURCE in spooled),
                 _as_at_source(
                     source, destination, run.wish.prefix, pulse, spooled=Side.DESTINATION in spooled
                 ),
                 self._ledger.views.known(job.id, run.wish.prefix),
             ):
+                triple = _chosen(whole, choice)
+                if triple is None:
+                    continue
                 finding = comparison.by_listings(triple)
                 if finding is None:
                     frame.doubtful.append(triple)
@@ -146,12 +151,7 @@ class Resync:
 
     def _unmovable(self, key: bytes) -> str | None:
         """Why an object cannot travel; it is left to the scan, which parks it."""
-        job, engine = self._job, self._engine
-        return (
-            job.misnamed(key)
-            or engine.refuses(key, Direction.PULL)
-            or engine.refuses(job.destination_key(key), Direction.PUSH)
-        )
+        return unmovable(self._job, self._engine, key)
 
     def _tell(self, run: Run, seconds: float) -> None:
         job, wish, totals = self._job.name, run.wish, run.totals
@@ -176,6 +176,17 @@ class Resync:
         hint = f"find out who changed them there; it goes when this finds all well: {again}"
         self._problems.raise_(PROBLEM, job, message, hint)
         log.warning("resync_differences", job=job, objects=run.broken, rearmed=run.rearmed)
+
+
+def _chosen(triple: Triple, choice: Choice) -> Triple | None:
+    """A key as the job's filters let it be seen; None where it is none of the job's.
+
+    What was taken in before a filter left it out is still answered for, but in no newer version.
+    """
+    source, row = triple.source, triple.row
+    if source is None or choice.takes(source) or (row is not None and row.is_version(source)):
+        return triple
+    return None if row is None else triple._replace(source=None)
 
 
 def _note(run: Run, frame: _Frame, finding: Finding) -> None:

@@ -12,13 +12,14 @@ from s5jtd.engine.contract import Engine
 from s5jtd.errors import EndpointError, ObjectError, S5jtError
 from s5jtd.integrity.evidence import same_object
 from s5jtd.ledger.store import Ledger
-from s5jtd.model import Direction, Evidence, Head, Listed, Verdict
+from s5jtd.model import Evidence, Head, Listed, Verdict
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import Endpoint
 from s5jtd.s3.heads import head
-from s5jtd.s3.listing import Page, list_objects
+from s5jtd.s3.listing import list_objects
+from s5jtd.stages.choose import Choice
 from s5jtd.stages.inquiry import holdings
-from s5jtd.stages.job import Job
+from s5jtd.stages.job import Job, unmovable
 from s5jtd.worker import Bell
 
 log = structlog.get_logger(__name__)
@@ -79,9 +80,10 @@ class Scan:
         """One look at the whole source; what came before an error stays taken in."""
         pass_id = self._ledger.begin_pass(self._job.id)
         started = time.monotonic()
-        listed = listed_bytes = 0
+        listed = listed_bytes = left_out = 0
         self.last_error = None
         source = self._job.source
+        choice = Choice(self._job.config, source.prefix)
         try:
             with source.endpoints.lease() as endpoint:
                 try:
@@ -89,7 +91,9 @@ class Scan:
                         beat()
                         listed += len(page.objects)
                         listed_bytes += sum(one.size for one in page.objects)
-                        self._take_in(pass_id, page, beat)
+                        chosen = choice.of(page.objects)
+                        left_out += len(page.objects) - len(chosen)
+                        self._take_in(pass_id, chosen, page.sorted, beat)
                 except EndpointError as error:
                     # The answer to a request may be well and the listing made of them still be none.
                     source.endpoints.report(endpoint, error)
@@ -100,37 +104,40 @@ class Scan:
             pass_id, listed=listed, listed_bytes=listed_bytes,
             error=str(self.last_error) if self.last_error else None,
         )  # fmt: skip
-        self._tell(listed, time.monotonic() - started)
+        self._tell(listed, left_out, time.monotonic() - started)
 
-    def _tell(self, listed: int, seconds: float) -> None:
+    def _tell(self, listed: int, left_out: int, seconds: float) -> None:
         name = self._job.name
         if self.last_error is None:
             self._problems.clear("scan_incomplete", name)
-            log.info("scan_finished", job=name, objects=listed, seconds=round(seconds, 3))
+            log.info(
+                "scan_finished", job=name, objects=listed, left_out=left_out, seconds=round(seconds, 3)
+            )  # fmt: skip
             return
         if self._problems.raise_(
             "scan_incomplete", name, f"job {name}: {self.last_error}", self.last_error.hint or CHECK_HINT
         ):
             log.warning("scan_failed", job=name, error=str(self.last_error), hint=self.last_error.hint)
 
-    def _take_in(self, pass_id: int, page: Page, beat: Callable[[], None]) -> None:
+    def _take_in(
+        self, pass_id: int, chosen: Sequence[Listed], ascending: bool, beat: Callable[[], None]
+    ) -> None:
         job = self._job
-        fresh = self._ledger.views.fresh(job.id, page.objects, ascending=page.sorted)
+        fresh = self._ledger.views.fresh(job.id, chosen, ascending=ascending)
         if not fresh:
             return
-        unmovable = {}
-        for listed in fresh:
-            reason = job.misnamed(listed.key) or self._engine.refuses(listed.key, Direction.PULL)
-            if reason is None:
-                reason = self._engine.refuses(job.destination_key(listed.key), Direction.PUSH)
-            if reason is not None:
-                unmovable[listed.key] = f"unmovable: {reason}"
+        reasons = {listed.key: self.unmovable(listed.key) for listed in fresh}
+        unmovable = {key: f"unmovable: {reason}" for key, reason in reasons.items() if reason is not None}
         movable = [listed for listed in fresh if listed.key not in unmovable]
-        found = self._already_there(movable, beat)
+        found = self.already_there(movable, beat)
         self._ledger.admit(job.id, pass_id, fresh, found, unmovable)
         self._bell.ring()
 
-    def _already_there(
+    def unmovable(self, key: bytes) -> str | None:
+        """Why an object cannot travel, or None if it can."""
+        return unmovable(self._job, self._engine, key)
+
+    def already_there(
         self, fresh: Sequence[Listed], beat: Callable[[], None]
     ) -> Mapping[bytes, tuple[str, Evidence]]:
         """Which of these objects the destination holds already, and how that is known.
