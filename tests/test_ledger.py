@@ -134,6 +134,13 @@ def test_a_rescan_of_unchanged_objects_writes_nothing(road: Road) -> None:
     assert road.ledger.views.fresh(road.job, page[::-1], ascending=False) == []
 
 
+def test_a_page_over_a_range_that_the_source_has_left_costs_the_page_and_not_the_range(road: Road) -> None:
+    road.see(*(b"%04d" % number for number in range(1000)))
+    page = [Listed(b"0000", 10, "e", 1), Listed(b"0500x", 10, "e", 1), Listed(b"0999", 10, "changed", 1)]
+
+    assert road.ledger.views.fresh(road.job, page, ascending=True) == page[1:]
+
+
 def test_a_changed_object_travels_again_and_its_old_delivery_stays_in_the_story(road: Road) -> None:
     road.see(b"a")
     deliver_all(road)

@@ -14,6 +14,11 @@ from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.model import Digests, Evidence, Listed
 
+#: Key, size, ETag, and the modified time where there is no ETag; what is gone is no version.
+Version = tuple[bytes, int, str, int]
+_VERSION = "key, CASE state WHEN ? THEN -1 ELSE size END, etag, CASE etag WHEN '' THEN modified_ms ELSE 0 END"
+_RANGE_ROWS_PER_KEY = 4  #: a range is read up to this many rows for each key of the page
+
 #: No backoff is longer; one that seems to be was written by a clock that was wrong.
 BACKOFF_MS_MAX = 3_600_000
 
@@ -56,21 +61,39 @@ class Views:
         """
         if not page:
             return []
-        sql = self._db.reading()
-        if ascending:
-            rows = sql.execute(
-                "SELECT key, size, etag, modified_ms, state FROM objects"
-                " WHERE job_id = ? AND key BETWEEN ? AND ?",
-                (job_id, page[0].key, page[-1].key),
+        known = self._between(job_id, page) if ascending else None
+        if known is None:
+            known = self._among(job_id, page)
+        return [
+            one
+            for one in page
+            if (one.key, one.size, one.etag, 0 if one.etag else one.modified_ms) not in known
+        ]
+
+    def _between(self, job_id: int, page: Sequence[Listed]) -> set[Version] | None:
+        """The versions known from a page's first key to its last.
+
+        None where they are many more than the page: a source that lost most of its objects is asked
+        after key by key.
+        """
+        enough = _RANGE_ROWS_PER_KEY * len(page)
+        rows = (
+            self._db.reading()
+            .execute(
+                f"SELECT {_VERSION} FROM objects WHERE job_id = ? AND key BETWEEN ? AND ? LIMIT ?",
+                (State.GONE, job_id, page[0].key, page[-1].key, enough + 1),
             )
-        else:
-            rows = sql.execute(
-                "SELECT key, size, etag, modified_ms, state FROM objects WHERE job_id = ?"
-                f" AND key IN ({', '.join('?' * len(page))})",
-                (job_id, *[listed.key for listed in page]),
+            .fetchall()
+        )
+        return None if len(rows) > enough else set(rows)
+
+    def _among(self, job_id: int, page: Sequence[Listed]) -> set[Version]:
+        return set(
+            self._db.reading().execute(
+                f"SELECT {_VERSION} FROM objects WHERE job_id = ? AND key IN ({', '.join('?' * len(page))})",
+                (State.GONE, job_id, *[one.key for one in page]),
             )
-        known = {row[0]: row for row in rows}
-        return [listed for listed in page if _is_fresh(listed, known.get(listed.key))]
+        )
 
     def unknown(self, job_id: int, keys: Sequence[bytes]) -> set[bytes]:
         """Which of these keys the ledger never met."""
@@ -394,15 +417,6 @@ class Views:
                 )
             ),
         }
-
-
-def _is_fresh(listed: Listed, row: tuple[Any, ...] | None) -> bool:
-    if row is None:
-        return True
-    _, size, etag, modified_ms, state = row
-    if size != listed.size or etag != listed.etag or state == State.GONE:
-        return True
-    return not etag and modified_ms != listed.modified_ms
 
 
 def _staged_item(row: tuple[Any, ...]) -> Item:

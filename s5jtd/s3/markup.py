@@ -64,7 +64,7 @@ class Markup:
             if name == each and on_each:
                 on_each()
             else:
-                texts[name] = text[0] if len(text) == 1 else "".join(text)
+                texts[name] = "".join(text)
             text.clear()
 
         self._parser.StartElementHandler = start_root
