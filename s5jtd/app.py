@@ -34,6 +34,7 @@ from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.reports.run import Reporter
+from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
 from s5jtd.stages.keepsake import KeepCopy
 from s5jtd.stages.opening import Patience, open_ledger, prove
@@ -148,7 +149,9 @@ class App:
         for job in self._jobs.values():
             self._hire_scanner(job)
             self._hire_comparer(job)
-        self._hire_one(Plan(self.job_list, self.ledger, self.pool, self.bell), critical=True)
+        budget = Budget(lambda: self.config.limits, self.ledger.views)
+        self._plan = Plan(self.job_list, self.ledger, self.pool, self.bell, budget)
+        self._hire_one(self._plan, critical=True)
         self._hire_one(
             Upkeep(self.ledger, self._ballast, self.problems, self.bell, self._stop), critical=False
         )
@@ -374,7 +377,9 @@ class App:
 
     def _left(self, job: Job) -> int:
         objects, _ = self.ledger.views.counters(job.id)
-        return sum(objects[s.word] for s in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING))
+        under_way = sum(objects[s.word] for s in (State.PULLING, State.STAGED, State.PUSHING))
+        seen = objects[State.SEEN.word]
+        return under_way + (0 if seen and self._plan.held(job) else seen)
 
     def _hopeless(self) -> bool:
         """Nothing is in flight and nothing can be: a side is dead, or no volume can be used."""

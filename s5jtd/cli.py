@@ -76,7 +76,11 @@ def run(context: Context, once: bool, dry_run: bool, only: str | None, as_json: 
     if (only or as_json) and not (once or dry_run):
         raise click.UsageError(f"{'--job' if only else '--json'} goes with --once or --dry-run")
     loaded = only_job(context.load(), only)
-    sys.exit(show(loaded, as_json=as_json) if dry_run else run_daemon(loaded, context.path, once=once))
+    sys.exit(
+        show(loaded, as_json=as_json)
+        if dry_run
+        else run_daemon(loaded, context.path, once=once, as_json=as_json)
+    )
 
 
 def only_job(loaded: config.Config, name: str | None) -> config.Config:

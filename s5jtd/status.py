@@ -134,6 +134,8 @@ class StatusDesk:
                 return "blocked", f"no endpoint of the {link.side} answers"
         if not any(volume.state.gives_pushes for volume in self._pool.volumes):
             return "blocked", "no volume can be used"
+        if job.held and not any(objects[s.word] for s in (State.PULLING, State.STAGED, State.PUSHING)):
+            return "blocked", job.held
         if any(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING)):
             return "running", None
         return ("running" if job.scanning else "idle"), None

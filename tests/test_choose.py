@@ -17,7 +17,7 @@ from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.verify import structure
 from s5jtd.model import Listed
 from s5jtd.stages.choose import Choice
-from tests.appliance import Appliance, contents, digests, side
+from tests.appliance import Appliance, contents, digests, side, until
 from tests.servers import Server
 
 NOW = 1_800_000_000
@@ -214,3 +214,39 @@ def test_a_dry_run_names_what_would_travel_in_its_order_and_why(appliance: Appli
     assert "3 objects, 56B would travel (2 new, 1 changed, 0 missing); 1 there already; 1 left out" in (
         shown.stderr
     )
+
+
+# Limits
+
+
+@pytest.mark.timeout(180)
+def test_a_pass_takes_up_as_much_as_it_may_and_the_next_goes_on(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = {b"in/%d" % n: bytes([65 + n]) * 100 for n in range(5)}
+    moto.fill(here, objects | {b"in/huge": b"h" * 1000})
+    appliance.configure(
+        job(moto, here, there), limits={"largest_object": 999, "bytes_per_pass": 250, "bytes_per_day": 10**6}
+    )
+
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+    assert sorted(contents(moto, there)) == [b"out/0", b"out/1"]
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+    assert sorted(contents(moto, there)) == [b"out/0", b"out/1", b"out/2", b"out/3"]
+
+    appliance.configure(job(moto, here, there), limits={"bytes_per_day": 1100})
+    appliance.start()
+    until(lambda: appliance.counted().get("delivered") == 5, "the day's allowance to be used up")
+    row = appliance.ask("object.explain", job="archive", key="in/huge")
+    assert "limits.bytes_per_pass is 250B" in str(row), row
+    appliance.ask("object.retry", job="archive", parked=True)
+    until(lambda: appliance.status()["jobs"][0]["reason"], "the limit to be told")
+
+    shot = appliance.status()["jobs"][0]
+    assert (shot["state"], shot["reason"]) == (
+        "blocked",
+        "limits.bytes_per_day is 1.07KiB: what is more waits",
+    )
+    assert appliance.stop() == Exit.DONE
+    appliance.configure(job(moto, here, there))
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert b"out/huge" in contents(moto, there)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 import sdnotify
@@ -10,17 +13,25 @@ import sdnotify
 from s5jtd import log
 from s5jtd.app import App
 from s5jtd.config import Config
-from s5jtd.daemon import Inbox, serve
+from s5jtd.daemon import Inbox, Stop, serve
+from s5jtd.reports.folder import REPORTS_KEPT
+from s5jtd.units import format_bytes, format_duration
+
+#: What every report tells once, so that they can be added up.
+_ADDED_UP = ("files_synced", "bytes_transferred", "duration_seconds", "gone", "parked", "retried")
 
 
-def run_daemon(config: Config, path: Path, *, once: bool) -> int:
+def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False) -> int:
     """Run until told to stop, or with `once` until each source was looked at and all of it moved.
+
+    A single pass ends with a summary on stdout, made of its run reports.
 
     Raises:
         S5jtError: it could not start.
     """
     log.configure(config.log.level)
     inbox: Inbox = Inbox()
+    began = int(time.time())
     app = App(config, path, inbox, once=once)
     try:
         stop = serve(app, inbox, sdnotify.SystemdNotifier().notify)
@@ -31,5 +42,44 @@ def run_daemon(config: Config, path: Path, *, once: bool) -> int:
         click.echo(f"s5jtd: {problem.message}", err=True)
         if problem.hint:
             click.echo(f"hint: {problem.hint}", err=True)
+    if once:
+        log.close()  # the summary comes last
+        _sum_up(app, began, stop, as_json=as_json)
     # Under systemd an orderly end is a success, whichever signal asked for it.
     return 0 if not once and stop.reason in ("SIGTERM", "SIGINT") else stop.exit_code
+
+
+def _sum_up(app: App, began: int, stop: Stop, *, as_json: bool) -> None:
+    """Say what the pass came to: a line for each job, or one JSON object."""
+    jobs = [_job_summary(app, job.name, began) for job in app.config.jobs]
+    if as_json:
+        click.echo(json.dumps({"exit_code": stop.exit_code, "reason": stop.reason, "jobs": jobs}))
+        return
+    for one in jobs:
+        click.echo(
+            f"job {one['name']}: {one['status']}, {one['files_synced']} objects,"
+            f" {format_bytes(one['bytes_transferred'])} in {format_duration(one['duration_seconds'])};"
+            f" {one['skipped']} skipped, {one['gone']} gone, {one['parked']} parked, {one['left']} left"
+            + (f" ({one['held']})" if one["held"] else "")
+        )
+
+
+def _job_summary(app: App, name: str, began: int) -> dict[str, Any]:
+    """The reports of a job that this pass wrote, added up; what is left is what the newest one says."""
+    rows = app.reports.rows(job=name, start=began, limit=REPORTS_KEPT)
+    reports: list[Any] = [
+        app.reports.get(row["id"], name, objects=False, limit=0, after=None) for row in rows
+    ]
+    newest = reports[0] if reports else {}
+    told = {key: sum(one[key] for one in reports) for key in _ADDED_UP}
+    return {
+        "name": name,
+        "status": newest.get("status", "interrupted"),
+        **told,
+        "skipped": newest.get("skipped", 0),
+        "failed": newest.get("failed", 0),
+        "left": newest.get("left", 0),
+        "held": next((job.held for job in app.job_list() if job.name == name), None),
+        "error": newest.get("error"),
+        "reports": [row["id"] for row in reversed(rows)],
+    }

@@ -7,7 +7,7 @@
 from s5jtd.config.expand import expand_volumes
 from s5jtd.config.load import find, load
 from s5jtd.config.reload import changes
-from s5jtd.config.schema import Config, JobConfig, VolumeConfig, VolumeSpec
+from s5jtd.config.schema import Config, JobConfig, Limits, VolumeConfig, VolumeSpec
 from s5jtd.config.sides import FolderDestination, FolderSource, S3Destination, S3Side
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "FolderDestination",
     "FolderSource",
     "JobConfig",
+    "Limits",
     "S3Destination",
     "S3Side",
     "VolumeConfig",

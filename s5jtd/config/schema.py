@@ -110,6 +110,11 @@ class Bandwidth(Section):
 class Limits(Section):
     bandwidth: Bandwidth = Bandwidth()
     workers: v.Workers = "auto"  #: objects at a time
+    #: A larger object is parked.
+    largest_object: v.Size | None = Field(default=None, serialization_alias="largest_object_bytes")
+    #: What is more waits: of each job for the next look at its source, of all jobs for the next day.
+    bytes_per_pass: Annotated[v.Size, Field(ge=1)] | None = None
+    bytes_per_day: Annotated[v.Size, Field(ge=1)] | None = None
 
 
 class Reports(Section):

@@ -44,6 +44,7 @@ class Job:
     destination: Link
     scan_requested: threading.Event = field(default_factory=threading.Event)
     scanning: bool = False
+    held: str | None = None  #: why what is `seen` waits although nothing is broken
     resync: Desk = field(default_factory=Desk)
 
     @property

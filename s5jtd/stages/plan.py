@@ -12,6 +12,7 @@ from s5jtd.ledger.rows import Item
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.pool import Pool
+from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
 from s5jtd.volumes import space
 from s5jtd.volumes.volume import Volume
@@ -44,7 +45,9 @@ def limits(job: Job, backlog: Limits, lanes: int) -> Limits:
     )
 
 
-def place(candidates: Iterable[Item], limit: Limits, usable_bytes: int) -> list[Item]:
+def place(
+    candidates: Iterable[Item], limit: Limits, usable_bytes: int, allowed_bytes: int | None = None
+) -> list[Item]:
     """The objects of the next chunk: in order, as far as limits and space allow.
 
     One that does not fit is passed over and not waited for: a huge object must not hold back the
@@ -59,6 +62,7 @@ def place(candidates: Iterable[Item], limit: Limits, usable_bytes: int) -> list[
         if len(chosen) >= company:
             break
         fits = used + space.footprint(item.size) <= usable_bytes
+        fits = fits and (allowed_bytes is None or size + item.size <= allowed_bytes)
         if not fits or (chosen and size + item.size > limit.bytes):
             continue
         chosen.append(item)
@@ -76,9 +80,17 @@ class Plan:
     idle_seconds = 1.0
     quiet_seconds_max = 120.0
 
-    def __init__(self, jobs: Callable[[], Sequence[Job]], ledger: Ledger, pool: Pool, bell: Bell) -> None:
-        """`jobs` tells which jobs there are now."""
+    def __init__(
+        self,
+        jobs: Callable[[], Sequence[Job]],
+        ledger: Ledger,
+        pool: Pool,
+        bell: Bell,
+        budget: Budget,
+    ) -> None:
+        """`jobs` tells which jobs there are now, `budget` what they may still take up."""
         self._jobs = jobs
+        self._budget = budget
         self._ledger = ledger
         self._pool = pool
         self._bell = bell
@@ -117,6 +129,7 @@ class Plan:
         objects, sizes = self._ledger.views.counters(job.id)
         word = State.SEEN.word
         if not objects[word]:
+            job.held = None
             return False
         lanes = 4 * max(1, len(self._pool.taking_pulls()))
         limit = limits(job, Limits(objects[word], sizes[word]), lanes)
@@ -124,7 +137,9 @@ class Plan:
         try:
             if self._park_giants(job, candidates):
                 return True
-            chosen = place(candidates, limit, usable)
+            allowed, name = self._budget.allowance(job)
+            chosen = place(candidates, limit, usable, allowed)
+            job.held = self._held(candidates, allowed, name)
             if not chosen:
                 return False
             reserved = sum(space.footprint(item.size) for item in chosen)
@@ -134,8 +149,24 @@ class Plan:
             log.debug("plan_overtaken", job=job.name)
         return True
 
+    def held(self, job: Job) -> str | None:
+        """Which limit keeps all that a job could take up now from travelling, if one does."""
+        candidates = self._ledger.views.candidates(job.id, job.config.chunk.objects, job.config.order)
+        return self._held(candidates, *self._budget.allowance(job))
+
+    def _held(self, candidates: Sequence[Item], allowed: int | None, name: str) -> str | None:
+        if allowed is None or not candidates or min(item.size for item in candidates) <= allowed:
+            return None
+        return f"{self._budget.told(name)}: what is more waits"
+
     def _park_giants(self, job: Job, candidates: Sequence[Item]) -> bool:
-        """Objects that no volume could hold even when empty would wait for ever."""
+        """Objects that no limit lets through, or no volume could hold even when empty, can only be parked."""
+        most, name = self._budget.largest()
+        banned = [item for item in candidates if most is not None and item.size > most]
+        if banned:
+            hint = f"{self._budget.told(name)}: raise it, then retry"
+            self._ledger.park(job.id, banned, "above_limit", hint)
+            return True
         largest = self._pool.largest_bytes()
         giants = [item for item in candidates if space.footprint(item.size) > largest]
         if giants and largest:
