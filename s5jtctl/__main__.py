@@ -224,15 +224,20 @@ def volumes_list() -> None:
 
 @volumes.command("drain")
 @click.argument("volume")
-def volumes_drain(volume: str) -> None:
-    """Put nothing more on VOLUME and deliver what it holds."""
-    show(Method.VOLUME_DRAIN, {"volume": volume}, render.volume_change)
+@click.option("--wait", is_flag=True, help="Until it is empty and safe to remove.")
+def volumes_drain(volume: str, wait: bool) -> None:
+    """Put nothing more on VOLUME and deliver what it holds; it stays so until `activate`.
+
+    VOLUME is a volume's name, path or UUID.  When all of it is delivered the daemon lets go of it, and
+    `s5jtctl volumes` says that it is safe to unmount and remove.
+    """
+    show(Method.VOLUME_DRAIN, {"volume": volume} | given(wait=wait), render.volume_change, wait=wait)
 
 
 @volumes.command("activate")
 @click.argument("volume")
 def volumes_activate(volume: str) -> None:
-    """Use VOLUME again."""
+    """Use VOLUME again after `drain`."""
     show(Method.VOLUME_ACTIVATE, {"volume": volume}, render.volume_change)
 
 

@@ -131,9 +131,12 @@ def volumes(reply: Reply, look: Look) -> list[str]:
 
 def volume_change(reply: Reply, _look: Look) -> list[str]:
     staged = units.amount(reply["staged_bytes"])
-    return [
+    lines = [
         f"{safe(reply['name'])}: {_words(reply['result'])}, state {safe(reply['state'])}, {staged} staged"
     ]
+    if reply.get("reason"):
+        lines.append(f"  {safe(reply['reason'])}")
+    return lines
 
 
 def endpoints(reply: Reply, look: Look) -> list[str]:

@@ -17,6 +17,7 @@ from s5jtd.model import Side, printable
 from s5jtd.stages.findings import Wish
 from s5jtd.stages.job import Job
 from s5jtd.status import endpoints, rfc3339
+from s5jtd.volume_desk import VolumeDesk
 
 if TYPE_CHECKING:  # it builds this; the types alone go round
     from s5jtd.app import App
@@ -35,6 +36,7 @@ class Controls:
     def __init__(self, app: App) -> None:
         """It answers from the daemon's parts."""
         self._app = app
+        self._volumes = VolumeDesk(app.pool, app.ledger.views, app.desk, app.bell.ring)
 
     def ping(self, request: requests.Ping) -> protocol.Pong:
         """Somebody is there."""
@@ -195,18 +197,19 @@ class Controls:
 
     def volume_list(self, request: requests.VolumeList) -> protocol.VolumeList:
         """The volumes."""
-        rows: list[protocol.VolumeRow] = []
-        for volume in self._app.pool.volumes:
-            line = self._app.desk.volume(volume)
-            rows.append(
-                {
-                    **line,
-                    "total_bytes": volume.space().total_bytes if volume.attached else None,
-                    "only_here_bytes": None,
-                    "reason": str(volume.error) if volume.error else None,
-                }
-            )
-        return {"volumes": rows}
+        return self._volumes.rows()
+
+    def volume_drain(self, request: requests.VolumeDrain) -> protocol.VolumeChange:
+        """Empty a volume."""
+        return self._volumes.drain(
+            request.volume,
+            wait=request.wait,
+            gave_up=lambda: self._app.desk.state == "stopping" or client_is_gone(),
+        )
+
+    def volume_activate(self, request: requests.VolumeActivate) -> protocol.VolumeChange:
+        """Use a volume again."""
+        return self._volumes.activate(request.volume)
 
     def report_list(self, request: requests.ReportList) -> protocol.ReportList:
         """The newest reports."""

@@ -138,6 +138,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "info", "multipart uploads that s5cmd began and nobody would end were aborted"
         ),
         "volume_attached": Event("info", "a volume was found, is ours, and is in use"),
+        "volume_activated": Event("info", "an operator lets a volume be used again"),
+        "volume_drained": Event("info", "a volume was emptied and let go of: it is safe to remove"),
+        "volume_draining": Event("info", "an operator wants a volume emptied: it takes no new chunks"),
         "volume_changed": Event("warning", "a volume cannot be used as before; `state` and `error` say why"),
         "volume_has_room": Event("info", "a volume that was full takes new chunks again"),
         "volume_writable": Event("info", "a volume that could only be read can be written again"),

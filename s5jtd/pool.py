@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from s5jtd.errors import LostRace, VolumeError, VolumeForeign, VolumeFull
+from s5jtd.errors import LostRace, UsageError, VolumeError, VolumeForeign, VolumeFull
+from s5jtd.ledger.rows import Volume as Row
 from s5jtd.ledger.states import ChunkState
 from s5jtd.ledger.store import Ledger
 from s5jtd.problems import Problems
-from s5jtd.volumes import probe, space
+from s5jtd.volumes import chunks, probe, space
+from s5jtd.volumes.probe import volume_error
+from s5jtd.volumes.visit import visit
 from s5jtd.volumes.volume import Volume, VolumeState
 from s5jtd.worker import Bell
 
@@ -22,6 +25,8 @@ log = structlog.get_logger(__name__)
 #: A volume that is not there, or that failed, is tried again so often, and ever less often up to this.
 RETRY_SECONDS = 2.0
 RETRY_SECONDS_MAX = 30.0
+
+_ALIVE = tuple(state for state in ChunkState if state is not ChunkState.RELEASED)
 
 
 class Pool:
@@ -50,6 +55,8 @@ class Pool:
             row = views.volume_by_uuid(uuid)
             return row.attach_epoch if row else 0
 
+        if known is not None and self._stays_away(volume, known):
+            return False
         try:
             stamp = volume.attach(known.uuid if known else None, epoch_of)
             twin = next(
@@ -60,19 +67,104 @@ class Pool:
                     f"{volume.path} is the same volume as {twin.path}", hint="remove one of them"
                 )
             row = self._ledger.enrol_volume(stamp.uuid, volume.name, str(volume.path), stamp.attach_epoch)
-            volume.ledger_id = row.id
+            volume.ledger_id, volume.draining = row.id, row.draining_since_ms is not None
             recover(volume)
         except VolumeError as error:
             self.fail(volume, error)
             volume.detach()
             return False
-        volume.turn(VolumeState.ONLINE, None)
-        self._problems.clear("volume", volume.name)
+        self._be_well(volume)
         log.info("volume_attached", volume=volume.name, path=str(volume.path), uuid=stamp.uuid)
         return True
 
+    def _stays_away(self, volume: Volume, known: Row) -> bool:
+        """Whether the volume that was here last was emptied, and nothing else of ours came in its place."""
+        if known.draining_since_ms is None or self._ledger.views.holdings(known.id).chunks:
+            return False
+        with contextlib.suppress(VolumeError), visit(volume.path, volume.key) as (_, stamp):
+            if stamp.uuid != known.uuid:
+                return False
+        volume.ledger_id, volume.draining = known.id, True
+        self._be_well(volume)
+        return True
+
+    def _be_well(self, volume: Volume) -> None:
+        """Nothing is wrong with it (any more): it works, or is emptied."""
+        self._problems.clear("volume", volume.name)
+        volume.turn(VolumeState.DRAINING if volume.draining else VolumeState.ONLINE, None)
+
+    def drain(self, volume: Volume) -> bool:
+        """Take no more onto a volume and empty it, until `activate`; whether that is news.
+
+        Raises:
+            UsageError: it never was attached, so there is nothing to be emptied.
+        """
+        with self._lock:
+            is_new = self._ledger.drain_volume(self._id(volume), wanted=True)
+            volume.draining = True
+            if volume.state.owes_space:
+                self._be_well(volume)
+        if is_new:
+            log.info("volume_draining", volume=volume.name)
+        return is_new
+
+    def activate(self, volume: Volume) -> bool:
+        """Use a volume again that was to be empty; whether that is news.
+
+        Raises:
+            UsageError: it never was attached.
+        """
+        with self._lock:
+            is_new = self._ledger.drain_volume(self._id(volume), wanted=False)
+            volume.draining = False
+            volume.nudged = not volume.attached
+            if volume.state is VolumeState.DRAINING and volume.attached:
+                self._be_well(volume)
+        if is_new:
+            log.info("volume_activated", volume=volume.name)
+        return is_new
+
+    def _id(self, volume: Volume) -> int:
+        if not volume.ledger_id:
+            known = self._ledger.views.volume_at(str(volume.path))
+            if known is None:
+                raise UsageError(
+                    f"volume {volume.name} was never in use: {volume.error or 'nothing was found there'}",
+                    hint="see what stands in the way: s5jtctl volumes",
+                )
+            volume.ledger_id = known.id
+        return volume.ledger_id
+
+    def strangers(self, volume: Volume) -> list[str]:
+        """Folders of chunks on an attached volume that the ledger does not account for.
+
+        Raises:
+            VolumeError: it cannot be read.
+        """
+        known = {chunk.name for chunk in self._ledger.views.chunks(volume.ledger_id, *_ALIVE)}
+        try:
+            return [name for name in chunks.chunk_names(volume.fd) if name not in known]
+        except OSError as error:
+            raise volume_error(error, str(volume.path)) from error
+
+    def let_go(self, volume: Volume) -> None:
+        """Let go of a volume that was to be emptied and is, so that it can be unmounted and pulled.
+
+        Raises:
+            VolumeError: it cannot be read, or not all of it is durable.
+        """
+        if self._ledger.views.holdings(volume.ledger_id).chunks or self.strangers(volume):
+            return
+        volume.sync()
+        with self._lock:
+            went = volume.draining and volume.detach_if_idle()
+        if went:
+            log.info("volume_drained", volume=volume.name, path=str(volume.path))
+
     def fail(self, volume: Volume, error: VolumeError) -> None:
         """Take a volume's state from an error that it gave; said once, not per object."""
+        if volume.draining and isinstance(error, VolumeFull):
+            return  # it gets nothing more anyway
         changed = volume.fail(error)
         message = f"volume {volume.name}: {error}"
         if self._problems.raise_("volume", volume.name, message, error.hint) or changed:
@@ -102,15 +194,13 @@ class Pool:
                 volume, VolumeFull(str(volume.path), hint="it drains as the destination takes its objects")
             )
         elif not full and was_full:
-            self._problems.clear("volume", volume.name)
-            volume.turn(VolumeState.ONLINE, None)
+            self._be_well(volume)
             log.info("volume_has_room", volume=volume.name)
 
     def _try_to_write(self, volume: Volume) -> None:
         """A volume that was mounted read-only may be writable again."""
         probe.write_probe(volume.fd)
-        self._problems.clear("volume", volume.name)
-        volume.turn(VolumeState.ONLINE, None)
+        self._be_well(volume)
         log.info("volume_writable", volume=volume.name)
 
     def take_back(self, volume: Volume) -> None:
@@ -168,14 +258,17 @@ class Watch:
         if volume.attached and volume.state.gives_pushes:
             try:
                 self._pool.watch(volume)
+                if volume.state is VolumeState.DRAINING:
+                    self._pool.let_go(volume)
             except VolumeError as error:
                 self._pool.fail(volume, error)
         if not volume.state.owes_space:
             self._pool.take_back(volume)
         # One that was full or read-only when it was to be attached is in such a state, and not attached.
         useless = not volume.attached or not volume.state.gives_pushes
-        if useless and not volume.in_use and time.monotonic() >= self._retry_at:
+        if useless and not volume.in_use and (volume.nudged or time.monotonic() >= self._retry_at):
             self._take_up(volume)
+            volume.nudged = False
         return False
 
     def _take_up(self, volume: Volume) -> None:

@@ -362,7 +362,9 @@ class Retried(TypedDict):
 
 class VolumeRow(Volume):
     total_bytes: int | None
-    only_here_bytes: int | None  #: staged and neither delivered nor, as far as is known, at the source
+    only_here_bytes: int | None  #: staged and not delivered: what would have to be pulled again without it
+    only_here_objects: NotRequired[int | None]
+    safe_to_remove: NotRequired[bool]  #: it was drained, is empty, and is not held open
     reason: str | None
 
 
@@ -370,11 +372,17 @@ class VolumeList(TypedDict):
     volumes: list[VolumeRow]
 
 
+VolumeResult = Literal["draining", "already_draining", "activated", "already_active"]
+
+
 class VolumeChange(TypedDict):
     name: str
     state: str
-    result: Literal["draining", "already_draining", "activated", "already_active"]
+    result: VolumeResult
     staged_bytes: int | None
+    only_here_bytes: NotRequired[int | None]
+    safe_to_remove: NotRequired[bool]
+    reason: NotRequired[str | None]
 
 
 class EndpointRow(Endpoint):

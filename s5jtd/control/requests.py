@@ -132,7 +132,8 @@ class VolumeList(Request):
 
 
 class VolumeDrain(Request):
-    volume: Name
+    volume: Name  #: its name, path or UUID
+    wait: bool = False
 
 
 class VolumeActivate(Request):

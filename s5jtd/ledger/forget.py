@@ -14,6 +14,7 @@ from s5jtd.ledger.access import open_reader, told_plainly
 from s5jtd.ledger.database import Database, bring_up
 from s5jtd.ledger.files import install, scratch
 from s5jtd.ledger.states import State
+from s5jtd.ledger.volumes import COLUMNS
 
 #: Objects that go in one transaction: the WAL stays small, and a cut leaves a ledger that is whole and has
 #: forgotten a part.
@@ -107,10 +108,8 @@ def forget_all(path: Path) -> None:
         temporary.touch(0o600)
         bring_up(temporary)
         with _reading(path) as old, contextlib.closing(sqlite3.connect(temporary)) as new:
-            rows = old.execute("SELECT id, uuid, name, path, attach_epoch FROM volumes").fetchall()
-            new.executemany(
-                "INSERT INTO volumes (id, uuid, name, path, attach_epoch) VALUES (?, ?, ?, ?, ?)", rows
-            )
+            rows = old.execute(f"SELECT {COLUMNS} FROM volumes").fetchall()
+            new.executemany(f"INSERT INTO volumes ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", rows)
             new.commit()
         install(temporary, path)
 

@@ -82,6 +82,7 @@ class Volume:
     name: str
     path: str
     attach_epoch: int
+    draining_since_ms: int | None = None  #: since when an operator wants it empty
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from s5jtd.errors import LedgerError
-from s5jtd.ledger import passes
+from s5jtd.ledger import passes, volumes
 from s5jtd.ledger.access import copy_database
 from s5jtd.ledger.adoption import Adoption, adopt, lose
 from s5jtd.ledger.database import Clock, Database
@@ -93,14 +93,12 @@ class Ledger:
     def enrol_volume(self, uuid: str, name: str, path: str, attach_epoch: int) -> Volume:
         """Remember a volume by its UUID, and where and how often it was attached."""
         with self._db.writing() as sql:
-            sql.execute(
-                "INSERT INTO volumes (uuid, name, path, attach_epoch) VALUES (?, ?, ?, ?) ON CONFLICT (uuid)"
-                " DO UPDATE SET name = excluded.name, path = excluded.path,"
-                " attach_epoch = max(attach_epoch, excluded.attach_epoch)",
-                (uuid, name, path, attach_epoch),
-            )
-            row = sql.execute("SELECT id FROM volumes WHERE uuid = ?", (uuid,)).fetchone()
-        return Volume(int(row[0]), uuid, name, path, attach_epoch)
+            return volumes.enrol(sql, uuid, name, path, attach_epoch)
+
+    def drain_volume(self, volume_id: int, *, wanted: bool) -> bool:
+        """Keep whether a volume is to be empty; whether that is news.  It survives a restart."""
+        with self._db.writing() as sql:
+            return volumes.wish_empty(sql, volume_id, self._now() if wanted else None)
 
     def pause(self, job_id: int, *, pull: bool, push: bool, until_ms: int = FOREVER_MS) -> None:
         """Let the halves of a job rest; it survives a restart."""

@@ -12,6 +12,7 @@ from s5jtd.ledger.database import Clock, Database
 from s5jtd.ledger.rows import Chunk, Item, Pauses, Volume
 from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
+from s5jtd.ledger.volumes import COLUMNS, Holdings, holdings
 from s5jtd.model import Digests, Evidence, Listed
 
 #: Key, size, ETag, and the modified time where there is no ETag; what is gone is no version.
@@ -334,9 +335,13 @@ class Views:
         )
         return int(row[0])
 
+    def holdings(self, volume_id: int) -> Holdings:
+        """What lies on a volume or is promised to it, and what of it would be lost with it."""
+        return holdings(self._db.reading(), volume_id)
+
     def volumes(self) -> list[Volume]:
         """Every volume the ledger ever met."""
-        rows = self._db.reading().execute("SELECT id, uuid, name, path, attach_epoch FROM volumes")
+        rows = self._db.reading().execute(f"SELECT {COLUMNS} FROM volumes")
         return [Volume(*row) for row in rows]
 
     def chunk_known(self, name: str) -> bool:
@@ -364,11 +369,7 @@ class Views:
 
     def volume_by_uuid(self, uuid: str) -> Volume | None:
         """A volume the ledger knows."""
-        row = (
-            self._db.reading()
-            .execute("SELECT id, uuid, name, path, attach_epoch FROM volumes WHERE uuid = ?", (uuid,))
-            .fetchone()
-        )
+        row = self._db.reading().execute(f"SELECT {COLUMNS} FROM volumes WHERE uuid = ?", (uuid,)).fetchone()
         return row and Volume(*row)
 
     def volume_at(self, path: str) -> Volume | None:
@@ -376,8 +377,7 @@ class Views:
         row = (
             self._db.reading()
             .execute(
-                "SELECT id, uuid, name, path, attach_epoch FROM volumes WHERE path = ?"
-                " ORDER BY id DESC LIMIT 1",
+                f"SELECT {COLUMNS} FROM volumes WHERE path = ? ORDER BY id DESC LIMIT 1",
                 (path,),
             )
             .fetchone()

@@ -13,7 +13,7 @@ from s5jtd.ledger import snapshots
 from s5jtd.pool import Pool
 from s5jtd.volumes import copies, space
 from s5jtd.volumes.probe import volume_error
-from s5jtd.volumes.volume import Volume, VolumeState
+from s5jtd.volumes.volume import Volume
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class KeepCopy:
         newest = snapshots.snapshots(self._backups)[:1]
         volume = self.volume
         with volume.use():
-            writable = volume.state.gives_pushes and volume.state is not VolumeState.READONLY
+            writable = volume.state.owes_space
             if newest and writable:
                 try:
                     self._bring(newest[0], beat)

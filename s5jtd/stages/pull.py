@@ -179,7 +179,7 @@ class Pull:
                 ),
                 on_outcome=lambda outcome: self._on_outcome(work, outcome),
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
-                stop=lambda: self._halted(job) or not volume.state.gives_pushes,
+                stop=lambda: self._halted(job) or not volume.state.owes_space,
             )  # fmt: skip
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)

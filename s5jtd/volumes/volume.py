@@ -73,6 +73,9 @@ class Volume:
         self.stamp: Stamp | None = None
         self.ledger_id = 0
         self.device = 0
+        self.draining = False  #: an operator wants it empty
+        #: Something changed that may bring it back: it is tried at once and not when its turn comes.
+        self.nudged = False
         self._fd = -1
         self._users = 0
         self._lock = threading.Lock()
@@ -87,6 +90,11 @@ class Volume:
         if self._fd < 0:
             raise VolumeMissing(str(self.path), hint="mount it; it is taken up by itself")
         return self._fd
+
+    @property
+    def is_safe_to_remove(self) -> bool:
+        """Whether it was emptied and let go of."""
+        return self.draining and not self.attached and self.state is VolumeState.DRAINING
 
     @property
     def attached(self) -> bool:
@@ -233,3 +241,13 @@ class Volume:
             fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+    def detach_if_idle(self) -> bool:
+        """Let go of the descriptor unless somebody works on the volume; whether it was."""
+        with self._lock:
+            if self._users:
+                return False
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+        return fd >= 0
