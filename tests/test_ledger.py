@@ -141,6 +141,23 @@ def test_a_page_over_a_range_that_the_source_has_left_costs_the_page_and_not_the
     assert road.ledger.views.fresh(road.job, page, ascending=True) == page[1:]
 
 
+def test_a_listing_of_a_rare_state_goes_through_the_ledger_in_bounded_stretches(road: Road) -> None:
+    road.see(b"a", *(b"k/%02d" % number for number in range(25)), b"z")
+    views, found, after, ends = road.ledger.views, [], b"", []
+    while True:
+        end = views.key_further_on(road.job, prefix=b"k/", after=after, rows=10)
+        found += list(
+            views.objects(road.job, state=State.SEEN, prefix=b"k/", after=after, limit=100, until=end)
+        )
+        if end is None:
+            break
+        ends.append(end)
+        after = end
+
+    assert ends == [b"k/09", b"k/19"]
+    assert [row["key"] for row in found] == [b"k/%02d" % number for number in range(25)]
+
+
 def test_a_changed_object_travels_again_and_its_old_delivery_stays_in_the_story(road: Road) -> None:
     road.see(b"a")
     deliver_all(road)

@@ -387,27 +387,41 @@ class Views:
     # objects, explain
 
     def objects(
-        self, job_id: int, *, state: State | None, prefix: bytes, after: bytes, limit: int
+        self,
+        job_id: int,
+        *,
+        state: State | None,
+        prefix: bytes,
+        after: bytes,
+        limit: int,
+        until: bytes | None = None,
     ) -> Iterator[Mapping[str, Any]]:
         """Rows of a job in key order, strictly after a key, with their volume's name."""
-        conditions = ["o.job_id = ?", "o.key > ?"]
-        parameters: list[object] = [job_id, after]
-        if prefix:
-            conditions.append("o.key >= ?")
-            parameters.append(prefix)
-            end = _after_prefix(prefix)
-            if end is not None:
-                conditions.append("o.key < ?")
-                parameters.append(end)
+        where, parameters = _stretch(job_id, prefix, after)
+        if until is not None:
+            where += " AND o.key <= ?"
+            parameters.append(until)
         if state is not None:
-            conditions.append(f"o.state = {state.value}")
+            where += f" AND o.state = {state.value}"
         cursor = self._db.reading().execute(
             "SELECT o.*, v.name AS volume FROM objects AS o LEFT JOIN chunks AS c ON c.id = o.chunk_id"
-            " LEFT JOIN volumes AS v ON v.id = c.volume_id"
-            f" WHERE {' AND '.join(conditions)} ORDER BY o.key LIMIT ?",
+            f" LEFT JOIN volumes AS v ON v.id = c.volume_id WHERE {where} ORDER BY o.key LIMIT ?",
             (*parameters, limit),
         )
         return _mappings(cursor)
+
+    def key_further_on(self, job_id: int, *, prefix: bytes, after: bytes, rows: int) -> bytes | None:
+        """The key that is `rows` rows further on; None where there are not so many."""
+        where, parameters = _stretch(job_id, prefix, after)
+        row = (
+            self._db.reading()
+            .execute(
+                f"SELECT o.key FROM objects AS o WHERE {where} ORDER BY o.key LIMIT 1 OFFSET ?",
+                (*parameters, rows - 1),
+            )
+            .fetchone()
+        )
+        return None if row is None else bytes(row[0])
 
     def explain(self, job_id: int, key: bytes) -> dict[str, list[Mapping[str, Any]]] | None:
         """All that is written about one object: itself, its chunk, past deliveries, failures."""
@@ -442,6 +456,16 @@ def _staged_item(row: tuple[Any, ...]) -> Item:
     multipart = {part_size: part_etag} if part_size and part_etag else {}
     digests = Digests(row[2], crc64nvme, md5, sha256, multipart)
     return Item(row[0], row[1], row[2], row[3], row[4], row[5], digests, part_size, Evidence(evidence))
+
+
+def _stretch(job_id: int, prefix: bytes, after: bytes) -> tuple[str, list[object]]:
+    """The SQL condition for the keys of a job that begin with `prefix` and come after a key."""
+    # One lower bound only: of two, the index might begin at the lower, and each page cost all before it.
+    condition, begin = ("o.key > ?", after) if after >= prefix else ("o.key >= ?", prefix)
+    end = _after_prefix(prefix)
+    if end is None:
+        return f"o.job_id = ? AND {condition}", [job_id, begin]
+    return f"o.job_id = ? AND {condition} AND o.key < ?", [job_id, begin, end]
 
 
 def _after_prefix(prefix: bytes) -> bytes | None:
