@@ -21,7 +21,7 @@ from s5jtd.controls import Controls
 from s5jtd.daemon import Inbox, Stop
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.errors import Busy, ConfigError, Exit, LedgerError, VolumeFailed
+from s5jtd.errors import Busy, ConfigError, Exit, LedgerError
 from s5jtd.jobs import build_job, same_road
 from s5jtd.ledger.database import BACKUPS
 from s5jtd.ledger.passes import Passes
@@ -29,7 +29,7 @@ from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.upkeep import Ballast
 from s5jtd.log import set_level
 from s5jtd.meter import Meter
-from s5jtd.pool import Pool, Watch
+from s5jtd.pool import Pool, Watch, silent
 from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
 from s5jtd.reports.folder import ReportFolder
@@ -44,6 +44,7 @@ from s5jtd.stages.pull import Pull
 from s5jtd.stages.push import Push
 from s5jtd.stages.recover import Recover
 from s5jtd.stages.release import Release
+from s5jtd.stages.reroute import Reroute
 from s5jtd.stages.resync import Resync
 from s5jtd.stages.scan import Scan
 from s5jtd.stages.sweep import Sweep
@@ -157,6 +158,7 @@ class App:
         )
         self._hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
         self._hire_one(Sweep(self.job_list, self.ledger), critical=False)
+        self._hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
         self._hire_one(self._reporter, critical=True)
         for volume in self.pool.volumes:
             for stage in self._volume_stages(volume):
@@ -221,10 +223,10 @@ class App:
         unpushed = self.ledger.unpush()
         if unpushed:
             log.info("pushes_were_cut", objects=unpushed)
-        for volume in self.pool.volumes:
-            self.pool.attach(volume, self._recover)
+        self.pool.attach_all(self._recover)
+        usable = {volume.ledger_id for volume in self.pool.usable()}
         for row in self.ledger.views.volumes():
-            if row.id not in {volume.ledger_id for volume in self.pool.volumes if volume.attached}:
+            if row.id not in usable:
                 self._unplan_all(row.id)
 
     def _asked_to_end(self) -> bool:
@@ -294,7 +296,7 @@ class App:
                 continue
             volume = getattr(worker.stage, "volume", None)
             if isinstance(volume, Volume) and volume.state.gives_pushes:
-                self.pool.fail(volume, VolumeFailed(f"{volume.path} does not answer", hint="look at `dmesg`"))
+                self.pool.fail(volume, silent(volume))
 
     def _tell_parked(self, job: Job) -> None:
         parked = self.ledger.views.counters(job.id)[0][State.PARKED.word]

@@ -142,6 +142,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "volume_drained": Event("info", "a volume was emptied and let go of: it is safe to remove"),
         "volume_draining": Event("info", "an operator wants a volume emptied: it takes no new chunks"),
         "volume_changed": Event("warning", "a volume cannot be used as before; `state` and `error` say why"),
+        "volume_given_up": Event(
+            "warning",
+            "a volume is away for so long that the `objects` that only it held are pulled again",
+        ),
         "volume_has_room": Event("info", "a volume that was full takes new chunks again"),
         "volume_writable": Event("info", "a volume that could only be read can be written again"),
         "worker_crashed": Event(

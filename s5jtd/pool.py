@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from s5jtd.errors import LostRace, UsageError, VolumeError, VolumeForeign, VolumeFull
+from s5jtd.errors import LostRace, UsageError, VolumeError, VolumeFailed, VolumeForeign, VolumeFull
 from s5jtd.ledger.rows import Volume as Row
 from s5jtd.ledger.states import ChunkState
 from s5jtd.ledger.store import Ledger
@@ -25,6 +25,32 @@ log = structlog.get_logger(__name__)
 #: A volume that is not there, or that failed, is tried again so often, and ever less often up to this.
 RETRY_SECONDS = 2.0
 RETRY_SECONDS_MAX = 30.0
+#: At the start a volume is waited for until it shows no sign of life for so long.
+QUIET_SECONDS_MAX = 60.0
+
+Recovery = Callable[[Volume, Callable[[], None]], None]
+
+
+class Shyness:
+    """How long a volume that gave an error, although it looks well, is left alone: ever longer."""
+
+    def __init__(self) -> None:
+        """It gave none yet."""
+        self._pause_seconds = RETRY_SECONDS
+        self._tried_at = self._until = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it may be tried again."""
+        return time.monotonic() >= self._until
+
+    def begin(self) -> None:
+        """A try begins, or ended badly; one soon after the last waits twice as long."""
+        now = time.monotonic()
+        is_relapse = now - self._tried_at < 2 * self._pause_seconds + RETRY_SECONDS_MAX
+        self._pause_seconds = min(RETRY_SECONDS_MAX, 2 * self._pause_seconds if is_relapse else RETRY_SECONDS)
+        self._tried_at, self._until = now, now + self._pause_seconds
+
 
 _ALIVE = tuple(state for state in ChunkState if state is not ChunkState.RELEASED)
 
@@ -38,12 +64,33 @@ class Pool:
         self._ledger = ledger
         self._problems = problems
         self._lock = threading.Lock()
+        self._shy = {volume.name: Shyness() for volume in self.volumes}
 
     def taking_pulls(self) -> list[Volume]:
         """The volumes that new chunks may be put on."""
         return [volume for volume in self.volumes if volume.state.takes_pulls]
 
-    def attach(self, volume: Volume, recover: Callable[[Volume], None]) -> bool:
+    def usable(self) -> list[Volume]:
+        """The volumes that are there and can be read."""
+        return [volume for volume in self.volumes if volume.attached and volume.state.gives_pushes]
+
+    def attach_all(self, recover: Recovery) -> None:
+        """Try to take up every volume, side by side; a disk that gives no answer is not waited for for ever.
+
+        Raises:
+            S5jtError: the ledger cannot be used.
+        """
+        attempts = [_Attempt(self, volume, recover) for volume in self.volumes]
+        for attempt in attempts:
+            attempt.start()
+        for attempt in attempts:
+            attempt.wait()
+            if attempt.error is not None:
+                raise attempt.error
+            if attempt.is_alive():
+                self.fail(attempt.volume, silent(attempt.volume))
+
+    def attach(self, volume: Volume, recover: Recovery, beat: Callable[[], None]) -> bool:
         """Try to take a volume up; on failure its state and the problems say why.
 
         `recover` settles what an earlier life left on it, before any stage may see it.
@@ -59,16 +106,14 @@ class Pool:
             return False
         try:
             stamp = volume.attach(known.uuid if known else None, epoch_of)
-            twin = next(
-                (o for o in self.volumes if o is not volume and o.attached and o.uuid == stamp.uuid), None
-            )
+            twin = self._twin(volume)
             if twin is not None:
                 raise VolumeForeign(
                     f"{volume.path} is the same volume as {twin.path}", hint="remove one of them"
                 )
             row = self._ledger.enrol_volume(stamp.uuid, volume.name, str(volume.path), stamp.attach_epoch)
             volume.ledger_id, volume.draining = row.id, row.draining_since_ms is not None
-            recover(volume)
+            recover(volume, beat)
         except VolumeError as error:
             self.fail(volume, error)
             volume.detach()
@@ -161,6 +206,11 @@ class Pool:
         if went:
             log.info("volume_drained", volume=volume.name, path=str(volume.path))
 
+    def _twin(self, volume: Volume) -> Volume | None:
+        """Who else leads to the same volume: of two that are taken up together, the first has it."""
+        same = [one for one in self.volumes if one.attached and one.uuid == volume.uuid]
+        return next((o for o in same if o is not volume and (o.state.gives_pushes or o is same[0])), None)
+
     def fail(self, volume: Volume, error: VolumeError) -> None:
         """Take a volume's state from an error that it gave; said once, not per object."""
         if volume.draining and isinstance(error, VolumeFull):
@@ -176,6 +226,11 @@ class Pool:
                 hint=error.hint,
             )
 
+    def refused_bytes(self, volume: Volume) -> None:
+        """A volume took no more bytes, whatever it says of its free space."""
+        self._shy[volume.name].begin()
+        self.fail(volume, VolumeFull(str(volume.path), hint="it drains by itself"))
+
     def watch(self, volume: Volume) -> None:
         """Look at an attached volume once: is it itself, how full is it.
 
@@ -189,6 +244,8 @@ class Pool:
         # What is merely promised does not make a volume full: those who were promised it must get it.
         room = volume.space()
         full = space.is_full(was_full, space.usable_bytes(room, volume.reserve, 0), room.total_bytes)
+        # One that refuses bytes and shows room all the same has a quota, or less behind it than it says.
+        full = full or (was_full and not self._shy[volume.name].is_over)
         if full and not was_full and volume.state is VolumeState.ONLINE:
             self.fail(
                 volume, VolumeFull(str(volume.path), hint="it drains as the destination takes its objects")
@@ -236,21 +293,53 @@ class Pool:
             return 0
 
 
+class _Attempt(threading.Thread):
+    """One volume being taken up at the start: the disk may keep this thread for ever, and nobody else."""
+
+    def __init__(self, pool: Pool, volume: Volume, recover: Recovery) -> None:
+        super().__init__(name=f"attach {volume.name}", daemon=True)
+        self.volume = volume
+        self.error: Exception | None = None
+        self._pool = pool
+        self._recover = recover
+        self._beat_at = time.monotonic()
+
+    def run(self) -> None:
+        try:
+            with self.volume.use():  # so that nobody else tries meanwhile
+                self._pool.attach(self.volume, self._recover, self._beat)
+        except Exception as error:  # noqa: BLE001  it is raised where somebody waits for it
+            self.error = error
+            self.volume.detach()  # if nobody waits any more, the volume is taken up by its watch
+
+    def _beat(self) -> None:
+        self._beat_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Until it is over, or shows no sign of life."""
+        while self.is_alive() and time.monotonic() - self._beat_at < QUIET_SECONDS_MAX:
+            self.join(0.1)
+
+
+def silent(volume: Volume) -> VolumeFailed:
+    """What is wrong with a volume on which a thread is stuck."""
+    return VolumeFailed(f"{volume.path} does not answer", hint="look at `dmesg`")
+
+
 class Watch:
     """Looks after one volume: attaches it when it is there, looks at it while it works."""
 
     idle_seconds = 2.0
     quiet_seconds_max = 60.0
 
-    def __init__(self, volume: Volume, pool: Pool, recover: Callable[[Volume], None], bell: Bell) -> None:
+    def __init__(self, volume: Volume, pool: Pool, recover: Recovery, bell: Bell) -> None:
         """`recover` settles what an earlier life left on a volume, before it is used."""
         self.name = f"watch {volume.name}"
         self.volume = volume
         self._pool = pool
         self._recover = recover
         self._bell = bell
-        self._pause_seconds = RETRY_SECONDS
-        self._tried_at = self._retry_at = time.monotonic()
+        self._shy = Shyness()
 
     def step(self, beat: Callable[[], None]) -> bool:
         """Look once; let go of a volume that failed, and try to take it up again."""
@@ -266,17 +355,14 @@ class Watch:
             self._pool.take_back(volume)
         # One that was full or read-only when it was to be attached is in such a state, and not attached.
         useless = not volume.attached or not volume.state.gives_pushes
-        if useless and not volume.in_use and (volume.nudged or time.monotonic() >= self._retry_at):
-            self._take_up(volume)
+        if useless and not volume.in_use and (volume.nudged or self._shy.is_over):
+            self._take_up(volume, beat)
             volume.nudged = False
         return False
 
-    def _take_up(self, volume: Volume) -> None:
+    def _take_up(self, volume: Volume, beat: Callable[[], None]) -> None:
         """Try to attach it; each time it fails again soon after, the next try waits twice as long."""
         volume.detach()
-        now = time.monotonic()
-        is_relapse = now - self._tried_at < 2 * self._pause_seconds + RETRY_SECONDS_MAX
-        self._pause_seconds = min(RETRY_SECONDS_MAX, 2 * self._pause_seconds if is_relapse else RETRY_SECONDS)
-        self._tried_at, self._retry_at = now, now + self._pause_seconds
-        if self._pool.attach(volume, self._recover):
+        self._shy.begin()
+        if self._pool.attach(volume, self._recover, beat):
             self._bell.ring()

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from s5jtd import app, jobs
+from s5jtd import app, jobs, pool
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.s3 import endpoints
 from s5jtd.s3.transport import Link
-from s5jtd.stages import job, pull, push, scan
+from s5jtd.stages import job, pull, push, reroute, scan
 from tests import nursery
 
 #: A run that moves nothing for so long is ended; so is a single request without an answer.
@@ -28,6 +28,8 @@ BACKOFF_SECONDS: Final = 1.0
 BREAKER_SECONDS: Final = 1.0
 #: A worker of a volume that shows no life for so long is stuck.
 QUIET_SECONDS: Final = 6.0
+#: What lies on a volume that is away for so long is pulled again.
+AWAY_SECONDS: Final = 6.0
 
 
 class ImpatientNursery(nursery.Nursery):
@@ -59,6 +61,8 @@ def lose_patience() -> None:
         (job, "BACKOFF_SECONDS_MAX", BACKOFF_SECONDS),
         (pull.Pull, "quiet_seconds_max", QUIET_SECONDS),
         (push.Push, "quiet_seconds_max", QUIET_SECONDS),
+        (pool, "QUIET_SECONDS_MAX", QUIET_SECONDS),
+        (reroute, "AWAY_SECONDS", AWAY_SECONDS),
     ]
     for owner, name, value in shorter:
         assert hasattr(owner, name), f"{owner} has no {name} any more"

@@ -414,7 +414,9 @@ class Round:
         self.result.copies += len(counted_on)
         self._acknowledged.clear()
         self._committed = delivered
-        self._held = whole_at(self.site.destination, self.site.there, self.feeder.sizes) - delivered
+        # Only what is known to have been sent: what a dead daemon sent last may be stored, and logged, later.
+        there = whole_at(self.site.destination, self.site.there, self.feeder.sizes)
+        self._held = (there & self.site.put.keys()) - delivered
         self._low = _everything_below(delivered)
         self.feeder.delivered = len(delivered)
 

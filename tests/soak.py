@@ -78,7 +78,8 @@ class Soak:
                 seed = self.seed * 1000 + number
                 result = Round(struck, name, seed).run(min(left, CUTS_OF_A_ROUND), self.ends_at)
             self.rounds.append(result)
-            self.violations += [f"{name}, seed {seed}: {one}" for one in result.violations]
+            for one in result.violations:
+                self._broke(f"{name}, seed {seed}: {one}")
             tell(f"{name}: {result.cuts} in {result.seconds:.0f} s, {len(result.violations)} violations")
             left -= max(1, result.cuts)
             number += 1
@@ -104,8 +105,11 @@ class Soak:
     def _note(self, what: str, case: Case) -> None:
         self.cases[what] += 1
         if case.faults:
-            self.violations.append(f"{what}: {case.told}")
-            tell(self.violations[-1])
+            self._broke(f"{what}: {case.told}")
+
+    def _broke(self, violation: str) -> None:
+        self.violations.append(violation)
+        tell(f"VIOLATION {violation}")
 
     def table(self) -> list[tuple[str, int, int, int, int, int, float]]:
         """A row for each kind: strikes, acknowledged, copies compared, objects, sent again, seconds."""

@@ -120,7 +120,7 @@ class Site:
                 halted=lambda _job: False,
             )  # fmt: skip
 
-        Recover(self.ledger, self.problems, lambda: jobs, puller)(self.volume)
+        Recover(self.ledger, self.problems, lambda: jobs, puller)(self.volume, lambda: None)
 
     def path(self, chunk: str, name: str) -> Path:
         return self.volume.path / "s5jtd" / chunk / "data" / name

@@ -14,6 +14,7 @@ from s5jtd.ledger.database import Database
 from s5jtd.ledger.rows import FOREVER_MS, Delivered, Item, Returned, Staged
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.verify import verify_all
 from s5jtd.model import Digests, Evidence, Listed
 
 NOW = 1_800_000_000.0
@@ -279,6 +280,45 @@ def test_parked_objects_go_on_from_where_their_bytes_are(road: Road) -> None:
 
     assert road.states() == {b"a": "seen", b"b": "staged"}
     assert road.ledger.take_push(road.volume, [road.job]) is not None
+
+
+def test_a_parked_object_travels_in_its_new_version_and_its_old_copy_counts_no_more(road: Road) -> None:
+    road.see(b"a", b"b")
+    road.stage()
+    taken = road.ledger.take_push(road.volume, [road.job])
+    assert taken is not None
+    chunk, items = taken
+    park = Returned(items[0], State.PARKED, "object_refused", "no")
+    road.ledger.settle_push(chunk, [Delivered(items[1], "x", Evidence.ETAG)], [park], None)
+
+    road.see(b"a", size=30, etag="another")
+
+    assert road.states() == {b"a": "seen", b"b": "delivered"}
+    assert road.counted() == {"seen": (1, 30), "delivered": (1, 10)}
+    resting = road.ledger.views.releasable(road.volume)
+    assert resting is not None
+    assert road.ledger.views.all_delivered(resting.id)
+    road.ledger.released(resting, [items[1]], folder_gone=True)
+    road.stage()
+    assert road.counted() == {"staged": (1, 30), "delivered": (1, 10)}
+    assert [check for check in verify_all(road.ledger.database.path) if check.findings] == []
+
+
+def test_what_is_delivered_need_not_wait_for_its_volume_to_travel_in_a_new_version(road: Road) -> None:
+    """Its file lies on a volume that is away, or the releaser has it in hand just now."""
+    road.see(b"a", b"b")
+    road.stage()
+    taken = road.ledger.take_push(road.volume, [road.job])
+    assert taken is not None
+    chunk, items = taken
+    road.ledger.settle_push(chunk, [Delivered(item, "x", Evidence.ETAG) for item in items], [], None)
+
+    road.see(b"a", etag="another")
+    road.ledger.released(chunk, items, folder_gone=True)
+
+    assert road.states() == {b"a": "seen", b"b": "delivered"}
+    assert road.ledger.views.releasable(road.volume) is None
+    assert [check for check in verify_all(road.ledger.database.path) if check.findings] == []
 
 
 def test_what_the_destination_refused_is_tried_again_from_the_same_chunk(road: Road) -> None:

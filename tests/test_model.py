@@ -107,7 +107,7 @@ class Model(RuleBasedStateMachine):
         known = self.objects.get(key)
         if known is None:
             self.objects[key] = Object(version, state)
-        elif not known.aboard and known.state not in (State.PULLING, State.STAGED, State.PUSHING):
+        elif known.state not in (State.PULLING, State.STAGED, State.PUSHING):
             past = known.past | ({known.version} if known.state is State.DELIVERED else set())
             self.objects[key] = Object(version, state, past=past)
 
@@ -309,7 +309,7 @@ class Model(RuleBasedStateMachine):
         known = self.objects.get(key)
         if known is None:
             return "take"
-        if known.state is State.DELIVERED and known.version == version:
+        if known.state is State.DELIVERED and version <= known.version:
             return "drop"
         # Also while a newer version is on its way: the destination had this one.
         if version in known.past and version != known.version:
@@ -318,9 +318,7 @@ class Model(RuleBasedStateMachine):
             return "keep"
         if known.version == version:
             return "take"
-        if version > known.version:
-            return "take"
-        return "drop" if known.state is State.DELIVERED else "keep"
+        return "take" if version > known.version else "keep"
 
     # time and the end of the process
 

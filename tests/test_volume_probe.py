@@ -15,6 +15,7 @@ import pytest
 
 from s5jtd.errors import VolumeError, VolumeFailed, VolumeFull, VolumeMissing, VolumeReadOnly
 from s5jtd.volumes import probe
+from s5jtd.volumes.volume import Volume
 from tests.filesystems import MIB, failing_volume, loop_volume, need_mounts, tmpfs
 
 
@@ -292,6 +293,20 @@ def test_bytes_that_a_disk_took_but_could_not_keep_fail_the_sync_and_only_once(t
             probe.syncfs(fd)
         assert "journalctl" in failure.value.hint
         probe.syncfs(fd)
+
+
+def test_d4_d6_a_sync_error_is_final_for_everybody_who_was_writing(tmp_path):
+    """The kernel tells it to one of two pullers, and the bytes it is about may be the other one's."""
+    with failing_volume(tmp_path, backing_bytes=24 * MIB) as mounted:
+        volume = Volume(mounted.path, "vol1", 0, b"k" * 32)
+        volume.attach(None, lambda _: 0)
+        (mounted.path / "1.obj").write_bytes(os.urandom(40 * MIB))
+
+        with pytest.raises(VolumeFailed, match="syncing"):
+            volume.sync()
+        with pytest.raises(VolumeFailed, match="written with this"):
+            volume.sync()
+        volume.detach()
 
 
 @pytest.mark.parametrize(

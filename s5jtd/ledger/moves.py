@@ -86,6 +86,27 @@ def keep_delivery(sql: sqlite3.Connection, object_id: int) -> None:
     )
 
 
+def is_aboard(sql: sqlite3.Connection, object_id: int, chunk_id: int, state: State) -> bool:
+    """Whether an object in this state has its file in the folder of this chunk."""
+    found = sql.execute(
+        "SELECT 1 FROM objects WHERE id = ? AND chunk_id = ? AND aboard = 1 AND state = ?",
+        (object_id, chunk_id, state),
+    )
+    return found.fetchone() is not None
+
+
+def disembark(
+    sql: sqlite3.Connection, chunk_id: int, sizes: Sequence[tuple[int, int]], *, delivered: bool
+) -> None:
+    """Count files of a chunk, by object and size, no more; what is left of them goes with the folder."""
+    sql.executemany("UPDATE objects SET aboard = 0 WHERE id = ?", [(object_id,) for object_id, _ in sizes])
+    sql.execute(
+        "UPDATE chunks SET aboard = aboard - ?, aboard_bytes = aboard_bytes - ?, delivered = delivered - ?"
+        " WHERE id = ?",
+        (len(sizes), sum(size for _, size in sizes), len(sizes) if delivered else 0, chunk_id),
+    )
+
+
 def stage(sql: sqlite3.Connection, job_id: int, staged: Sequence[Staged], now: int) -> None:
     """`pulling -> staged`, with what was established."""
     move(

@@ -15,7 +15,7 @@ from s5jtd.ledger import passes, volumes
 from s5jtd.ledger.access import copy_database
 from s5jtd.ledger.adoption import Adoption, adopt, lose
 from s5jtd.ledger.database import Clock, Database
-from s5jtd.ledger.moves import Deltas, count, keep_delivery, move, move_chunk, stage
+from s5jtd.ledger.moves import Deltas, count, disembark, is_aboard, keep_delivery, move, move_chunk, stage
 from s5jtd.ledger.patience import OnBlocked, give_up, patient
 from s5jtd.ledger.rearm import Doubt, Found, settle
 from s5jtd.ledger.rows import (
@@ -177,14 +177,17 @@ class Ledger:
         reason = unmovable.get(listed.key)
         state = State.DELIVERED if evidence else State.PARKED if reason else State.SEEN
         old = sql.execute(
-            "SELECT id, state, size, aboard FROM objects WHERE job_id = ? AND key = ?", (job_id, listed.key)
+            "SELECT id, state, size, aboard, chunk_id FROM objects WHERE job_id = ? AND key = ?",
+            (job_id, listed.key),
         ).fetchone()
         if old is not None:
             was = State(old[1])
-            if was in RETREAT or was is State.STAGED or old[3]:
+            if was in RETREAT or was is State.STAGED:
                 return
             if was is State.DELIVERED:
                 keep_delivery(sql, old[0])
+            if old[3]:  # parked, or its volume is away or read-only: that file is of the former version
+                disembark(sql, old[4], [(old[0], old[2])], delivered=was is State.DELIVERED)
             deltas[was, "objects"] -= 1
             deltas[was, "bytes"] -= old[2]
         sql.execute(
@@ -344,17 +347,10 @@ class Ledger:
 
     def released(self, chunk: Chunk, items: Sequence[Item], *, folder_gone: bool) -> None:
         """Write down that the files of delivered objects are unlinked, and perhaps the whole folder."""
-        size = sum(item.size for item in items)
         with self._db.writing() as sql:
-            sql.executemany(
-                "UPDATE objects SET aboard = 0 WHERE id = ? AND state = ?",
-                [(item.id, State.DELIVERED) for item in items],
-            )
-            sql.execute(
-                "UPDATE chunks SET aboard = aboard - ?, aboard_bytes = aboard_bytes - ?,"
-                " delivered = delivered - ? WHERE id = ?",
-                (len(items), size, len(items), chunk.id),
-            )
+            # One whose source changed meanwhile may be `seen` again, and is not aboard any more.
+            still = [item for item in items if is_aboard(sql, item.id, chunk.id, State.DELIVERED)]
+            disembark(sql, chunk.id, [(item.id, item.size) for item in still], delivered=True)
             if folder_gone:
                 sql.execute(
                     "UPDATE chunks SET state = 'released', released_at_ms = ? WHERE id = ? AND aboard = 0",
@@ -459,7 +455,8 @@ class Ledger:
                 ],
             )  # fmt: skip
         if was is State.PUSHING:
-            self._disembark(sql, chunk, [one.item for one in returned if one.to is State.SEEN])
+            bad = [(one.item.id, one.item.size) for one in returned if one.to is State.SEEN]
+            disembark(sql, chunk.id, bad, delivered=False)
         for one in returned:
             if one.etag is not None:
                 self._new_version(sql, chunk.job_id, one)
@@ -467,14 +464,6 @@ class Ledger:
             "INSERT INTO failures (object_id, at_ms, step, chunk_id, endpoint, code, message)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(one.item.id, now, step, chunk.id, endpoint, one.code, one.message) for one in returned],
-        )
-
-    def _disembark(self, sql: sqlite3.Connection, chunk: Chunk, items: Sequence[Item]) -> None:
-        """Local copies that proved bad count no longer; their files go with the folder."""
-        sql.executemany("UPDATE objects SET aboard = 0 WHERE id = ?", [(item.id,) for item in items])
-        sql.execute(
-            "UPDATE chunks SET aboard = aboard - ?, aboard_bytes = aboard_bytes - ? WHERE id = ?",
-            (len(items), sum(item.size for item in items), chunk.id),
         )
 
     def _new_version(self, sql: sqlite3.Connection, job_id: int, one: Returned) -> None:

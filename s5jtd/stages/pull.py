@@ -143,12 +143,15 @@ class Pull:
             self._give_back(chunk, items, error.code, str(error), job.not_before_ms(1))
             engine_failed(self._problems, error)
             return False
+        except VolumeFull as error:
+            self._pool.refused_bytes(self.volume)
+            self._give_back(chunk, items, error.code, str(error))
         except VolumeError as error:
             self._pool.fail(self.volume, error)
             self._give_back(chunk, items, error.code, str(error))
         else:
             if not volume_was_well:
-                self._pool.fail(self.volume, VolumeFull(str(self.volume.path), hint="it drains by itself"))
+                self._pool.refused_bytes(self.volume)
             self._problems.clear("engine_failed", "s5cmd")
         return True
 

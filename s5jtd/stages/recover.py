@@ -43,23 +43,23 @@ class Recover:
         self._jobs = jobs
         self._puller = puller
 
-    def __call__(self, volume: Volume) -> None:
+    def __call__(self, volume: Volume, beat: Callable[[], None]) -> None:
         """Settle one volume.
 
         Raises:
             VolumeError: it cannot be read or written.
         """
         try:
-            self._half_pulled(volume)
+            self._half_pulled(volume, beat)
             self._of_no_chunk(volume)
         except OSError as error:
             raise volume_error(error, str(volume.path)) from error
 
-    def _half_pulled(self, volume: Volume) -> None:
+    def _half_pulled(self, volume: Volume, beat: Callable[[], None]) -> None:
         puller = self._puller(volume)
         views = self._ledger.views
         for chunk in views.chunks(volume.ledger_id, ChunkState.PLANNED, ChunkState.PULLING):
-            kept = puller.salvage(chunk, lambda: None)
+            kept = puller.salvage(chunk, beat)
             log.info("chunk_salvaged", chunk=chunk.name, volume=volume.name, objects=kept)
 
     def _of_no_chunk(self, volume: Volume) -> None:

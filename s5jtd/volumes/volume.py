@@ -13,6 +13,7 @@ from pathlib import Path
 
 from s5jtd.errors import (
     VolumeError,
+    VolumeFailed,
     VolumeForeign,
     VolumeFull,
     VolumeMissing,
@@ -79,6 +80,8 @@ class Volume:
         self._fd = -1
         self._users = 0
         self._lock = threading.Lock()
+        self._syncing = threading.Lock()
+        self._sync_failed = False  #: since it was attached
 
     @property
     def fd(self) -> int:
@@ -135,6 +138,7 @@ class Volume:
             raise
         with self._lock:
             self._fd, self.stamp, self.device = fd, stamp, device
+            self._sync_failed = False
         return stamp
 
     def _prove(self, fd: int, uuid_at_path: str | None, epoch_of: Callable[[str], int]) -> Stamp:
@@ -189,10 +193,23 @@ class Volume:
     def sync(self) -> None:
         """Make everything written to the volume durable; an error is final for what was being written.
 
+        The kernel tells an error to one of those who ask, and names no file: whose bytes were lost nobody
+        knows.  So it holds for all chunks under way, and until the volume is attached anew.
+
         Raises:
             VolumeFailed: the kernel could not write all of it.  Trying again would answer "fine".
         """
-        probe.syncfs(self.fd)
+        with self._syncing:  # who waits here may be the one whose bytes the error is about
+            if self._sync_failed:
+                raise VolumeFailed(
+                    f"syncing {self.path} failed for what was written with this",
+                    hint="look for disk errors in `journalctl -k`",
+                )
+            try:
+                probe.syncfs(self.fd)
+            except VolumeFailed:
+                self._sync_failed = True
+                raise
 
     def space(self) -> probe.Space:
         """How full it is.

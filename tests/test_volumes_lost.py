@@ -1,0 +1,209 @@
+"""Disks that hang, refuse, or go for good, under the real daemon: the others go on, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s5jtd.pool import Pool
+from s5jtd.problems import Problems
+from s5jtd.volumes.volume import Volume, VolumeState
+from tests.appliance import some_objects, until
+from tests.autopsy import claims, refuted
+from tests.filesystems import MIB, failing_volume, need_mounts
+from tests.impatient import ImpatientNursery
+from tests.powercut import Site, site
+from tests.servers import Server, running_rclone
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own, so that its log tells what was sent to it and nothing else."""
+    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[ImpatientNursery]:
+    with ImpatientNursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, rclone: Server, destination: Server, nursery: ImpatientNursery
+) -> Iterator[Callable[..., Site]]:
+    """Makes the test's site, on file systems as asked for or else in plain folders."""
+    made: list[Any] = []
+
+    def one(kinds: dict[str, str] | None = None, **job: Any) -> Site:
+        for kind in (kinds or {}).values():
+            need_mounts(kind)
+        made.append(site(tmp_path, rclone, destination, nursery, kinds or {}, **job))
+        opened: Site = made[-1].__enter__()
+        return opened
+
+    yield one
+    for context in made:
+        context.__exit__(None, None, None)
+
+
+def states(struck: Site) -> dict[str, str]:
+    """Of the volumes, by the last part of their path."""
+    return {
+        Path(volume["path"]).parent.name: volume["state"] for volume in struck.appliance.status()["volumes"]
+    }
+
+
+TWO = {"volume-1": "ext4", "volume-2": "ext4"}
+
+
+def test_p15_d22_a_disk_that_hangs_in_mid_work_fails_alone_and_returns_by_itself(
+    make: Callable[..., Site],
+) -> None:
+    struck = make(TWO, chunk={"objects": 10})
+    struck.start()
+    until(struck.appliance.running, "the first answer")
+    with struck.systems["volume-1"].frozen():
+        struck.source.fill(struck.here, some_objects(60))
+        until(lambda: states(struck) == {"volume-1": "failed", "volume-2": "online"}, "the volume's state")
+        until(lambda: struck.appliance.counted().get("delivered", 0) >= 10, "the other volume's work")
+        assert struck.appliance.events("worker_stuck") == []
+        assert struck.appliance.running()
+
+    assert struck.appliance.settled() == {"delivered": 60}
+    until(lambda: states(struck) == {"volume-1": "online", "volume-2": "online"}, "its return")
+    assert struck.differences() == []
+
+
+def test_p15_a_disk_that_hangs_at_the_start_keeps_nobody_waiting(make: Callable[..., Site]) -> None:
+    struck = make(TWO, chunk={"objects": 10})
+    struck.source.fill(struck.here, some_objects(30))
+    with struck.systems["volume-1"].frozen():
+        struck.start()
+        until(struck.appliance.running, "the first answer")
+        assert states(struck)["volume-1"] == "failed"
+        assert struck.appliance.settled() == {"delivered": 30}
+
+    until(lambda: states(struck) == {"volume-1": "online", "volume-2": "online"}, "its return")
+    assert struck.differences() == []
+
+
+def test_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends_nothing_twice(
+    make: Callable[..., Site],
+) -> None:
+    """The source lost one of them meanwhile: then the disk that returns has the last copy."""
+    struck = make(TWO, chunk={"objects": 10})
+    appliance = struck.appliance
+    objects = some_objects(40)
+    struck.source.fill(struck.here, objects)
+    good = appliance.config_path.read_text()
+    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
+    struck.start()
+    until(appliance.running, "the first answer")
+    until(lambda: appliance.counted() == {"staged": 40}, "all staged")
+    appliance.stop()
+    lost = struck.systems["volume-1"]
+    held = {row.key for row in struck.ledger().rows if row.volume == str(lost.path)}
+    assert held
+    lost.unmount(lazily=False)
+    gone = min(held)
+    struck.source.boto().delete_object(Bucket=struck.here, Key=gone)
+    appliance.config_path.write_text(good)
+    struck.start()
+    until(appliance.running, "the first answer")
+
+    until(lambda: appliance.counted() == {"delivered": 39, "gone": 1}, "what can be had without the disk")
+    assert [e["objects"] for e in appliance.events("volume_given_up")] == [len(held)]
+    lost.mount()
+    until(lambda: appliance.counted() == {"delivered": 40}, "the last copy's delivery")
+
+    until(lambda: not struck.left_behind(), "an empty volume")
+    assert struck.new_puts() == Counter({key.decode(): 1 for key in objects})
+    struck.source.fill(struck.here, {gone.encode(): objects[gone.encode()]})
+    assert struck.differences() == []
+
+
+def test_d3_d20_d27_full_volumes_hold_the_pull_until_they_drain(
+    make: Callable[..., Site], tmp_path: Path
+) -> None:
+    """More than the volumes hold: it waits at the source, and no attempt is counted for it."""
+    struck = make({"volume-1": "ext4"}, attempts=1, chunk={"objects": 4, "bytes": "16MiB"})
+    appliance = struck.appliance
+    objects = {b"%02d" % n: bytes([n]) * (4 * MIB) for n in range(24)}
+    struck.source.fill(struck.here, objects)
+    good = appliance.config_path.read_text()
+    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
+    struck.start()
+    until(appliance.running, "the first answer")
+    until(lambda: appliance.counted().keys() == {"staged", "seen"}, "a full volume")
+    until(lambda: appliance.counted().get("staged", 0) >= 8, "a full volume")
+    appliance.stop()
+    assert all(row.state.word in ("seen", "staged") for row in struck.ledger().rows)
+    appliance.config_path.write_text(good)
+
+    struck.start()
+    until(appliance.running, "the first answer")
+
+    assert appliance.settled() == {"delivered": 24}
+    assert struck.differences() == []
+    assert max(struck.new_puts().values()) == 1
+
+
+def test_d4_d5_a_disk_that_takes_bytes_it_cannot_keep_is_found_out_at_the_sync(
+    make: Callable[..., Site], tmp_path: Path
+) -> None:
+    """As a thin pool that ran out: every write answers well, and then the file system dies."""
+    struck = make({"volume-1": "ext4"}, chunk={"objects": 3})
+    appliance = struck.appliance
+    with failing_volume(tmp_path / "thin", backing_bytes=24 * MIB) as thin:
+        appliance.volumes.append(thin.path)
+        text = appliance.config_path.read_text()
+        appliance.config_path.write_text(text.replace("jobs:", f"- {thin.path}\njobs:"))
+        objects = {b"%02d" % n: os.urandom(3 * MIB) for n in range(24)}
+        struck.source.fill(struck.here, objects)
+        appliance.config_path.write_text(
+            appliance.config_path.read_text().replace(struck.destination.url, "http://127.0.0.1:9")
+        )
+        struck.start()
+        until(appliance.running, "the first answer")
+        until(lambda: appliance.events("volume_changed"), "its death")
+        until(lambda: not appliance.counted().get("pulling"), "the rest on the other volume")
+        appliance.stop()
+        staged = claims(struck.ledger().rows, lambda _path: True, float("inf"))
+
+        assert staged
+        assert [row.key for row in staged if refuted(row)] == []
+        assert {"failed"} <= {event["state"] for event in appliance.events("volume_changed")}
+
+
+def test_d3_d21_a_volume_that_refuses_bytes_and_shows_room_is_left_alone_ever_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a quota of the daemon's user: what the file system tells is not what it gives."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    nothing: Any = None
+    volume = Volume(tmp_path, "vol1", 0, b"k" * 32)
+    pool = Pool([volume], nothing, Problems())
+    volume.attach(None, lambda _: 0)
+    volume.turn(VolumeState.ONLINE, None)
+    pauses = []
+    for _ in range(6):
+        pool.refused_bytes(volume)
+        began = now
+        while volume.state is VolumeState.FULL:
+            now += 1.0
+            pool.watch(volume)
+        pauses.append(now - began)
+    volume.detach()
+
+    assert pauses == [4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
