@@ -1,10 +1,13 @@
 """End to end against the bare tool: one pass of the daemon, and `s5cmd run` of the same lines down, then up.
 
-    python benchmarks/end_to_end.py [--rounds 3] [--large 2GiB] [--small 20000]
+    python benchmarks/end_to_end.py [--rounds 3] [--large 2GiB] [--small 20000] [--mounts]
 
 Both move the same bucket between the same two servers on this machine, in turn.  The
 daemon's time holds everything it adds: the listing, every checksum, syncfs, the ledger, the check of the
 destination.  s5cmd's holds nothing but the copying: it neither lists, verifies nor syncs.
+
+With `--mounts` (as root) both write to file systems of their own, as they would on an appliance; without,
+each syncfs of a volume also waits for what the servers have written to the same disk.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -27,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from s5jtd.engine.s5cmd import find_binary
 from s5jtd.units import format_bytes, parse_size
 from tests.appliance import Appliance, side
+from tests.filesystems import loop_volume
 from tests.servers import Server, go_program, running_rclone, running_versitygw
 
 
@@ -58,13 +62,26 @@ def fill(server: Server, bucket: str, sizes: list[int], folder: Path) -> None:
         )  # fmt: skip
 
 
-def bare(server: Server, destination: Server, here: str, there: str, sizes: list[int], work: Path) -> float:
+@contextlib.contextmanager
+def disks(folder: Path, size_bytes: int | None) -> Iterator[list[Path]]:
+    """Two folders to stage in; with a size, file systems of their own that hold as much each."""
+    with contextlib.ExitStack() as stack:
+        paths = [folder / f"disk-{number}" for number in (1, 2)]
+        if size_bytes is None:
+            for path in paths:
+                path.mkdir()
+            yield paths
+        else:
+            yield [stack.enter_context(loop_volume(path, "ext4", size_bytes)).path for path in paths]
+
+
+def bare(server: Server, destination: Server, here: str, there: str, sizes: list[int], disk: Path) -> float:
     """Seconds of `s5cmd run` down and then up, with its own defaults."""
     names = [f"object-{number:06}" for number in range(len(sizes))]
-    data = work / "data"
+    data = disk / "data"
     data.mkdir()
-    down = work / "down"
-    up = work / "up"
+    down = disk / "down"
+    up = disk / "up"
     down.write_text("".join(f"cp --raw {shlex.quote(f's3://{here}/{n}')} {data}/{n}\n" for n in names))
     up.write_text("".join(f"cp --raw {data}/{n} {shlex.quote(f's3://{there}/{n}')}\n" for n in names))
     started = time.perf_counter()
@@ -76,9 +93,12 @@ def bare(server: Server, destination: Server, here: str, there: str, sizes: list
     return time.perf_counter() - started
 
 
-def ours(server: Server, destination: Server, here: str, there: str, work: Path) -> float:
+def ours(
+    server: Server, destination: Server, here: str, there: str, work: Path, volumes: list[Path]
+) -> float:
     """Seconds of one pass of the daemon, from start to end of the process."""
     with Appliance(work) as appliance:
+        appliance.volumes = volumes
         appliance.configure(
             {"name": "bench", "source": side(server, here), "destination": side(destination, there)}
         )
@@ -90,7 +110,9 @@ def ours(server: Server, destination: Server, here: str, there: str, work: Path)
     return seconds
 
 
-def measure(sizes: list[int], rounds: int, folder: Path) -> tuple[list[float], list[float]]:
+def measure(
+    sizes: list[int], rounds: int, folder: Path, mount_bytes: int | None
+) -> tuple[list[float], list[float]]:
     """Seconds of both, by turns, so that a machine that slows down slows both."""
     results: tuple[list[float], list[float]] = ([], [])
     for name in ("source", "destination"):
@@ -99,14 +121,15 @@ def measure(sizes: list[int], rounds: int, folder: Path) -> tuple[list[float], l
         here = source.new_bucket()
         fill(source, here, sizes, folder)
         for number in range(rounds):
-            runs: list[tuple[list[float], Callable[[str, Path], float]]] = [
-                (results[0], lambda there, work: bare(source, destination, here, there, sizes, work)),
-                (results[1], lambda there, work: ours(source, destination, here, there, work)),
+            runs: list[tuple[list[float], Callable[[str, Path, list[Path]], float]]] = [
+                (results[0], lambda there, _, on: bare(source, destination, here, there, sizes, on[0])),
+                (results[1], lambda there, work, on: ours(source, destination, here, there, work, on)),
             ]
             for found, run in runs if number % 2 else runs[::-1]:
                 there = destination.new_bucket()
                 work = Path(tempfile.mkdtemp(dir=folder))
-                found.append(run(there, work))
+                with disks(work, mount_bytes) as volumes:
+                    found.append(run(there, work, volumes))
                 shutil.rmtree(work)
                 shutil.rmtree(folder / "destination" / "data" / there, ignore_errors=True)
     return results
@@ -120,6 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", default="2GiB", help="in objects of 128 MiB")
     parser.add_argument("--small", type=int, default=20_000, help="objects of 16 KiB")
+    parser.add_argument("--mounts", action="store_true", help="stage on file systems of their own (root)")
     arguments = parser.parse_args()
     large = parse_size(arguments.large)
     cases = [("128 MiB", [128 << 20] * (large >> 27)), ("16 KiB", [16 << 10] * arguments.small)]
@@ -128,7 +152,8 @@ def main() -> None:
         if not sizes:
             continue
         with tempfile.TemporaryDirectory(prefix="s5jtd-bench-") as folder:
-            theirs, mine = measure(sizes, arguments.rounds, Path(folder))
+            room = 2 * sum(sizes) + (8 << 30) if arguments.mounts else None
+            theirs, mine = measure(sizes, arguments.rounds, Path(folder), room)
         ratio = statistics.median(m / t for m, t in zip(mine, theirs, strict=True))
         print(
             f"{len(sizes):>8} {name:>8} {format_bytes(sum(sizes)):>8}  {statistics.median(theirs):>9.1f}"
