@@ -14,6 +14,8 @@ from pathlib import Path
 
 import structlog
 
+from s5jtd import __version__
+from s5jtd.alarms import Alarms
 from s5jtd.config import Config, VolumeConfig, changes, expand_volumes, load
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
@@ -23,10 +25,12 @@ from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import Busy, ConfigError, Exit, LedgerError
 from s5jtd.jobs import build_job, same_road
+from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.database import BACKUPS
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.upkeep import Ballast
+from s5jtd.log import listen as set_listener
 from s5jtd.log import set_level
 from s5jtd.meter import Meter
 from s5jtd.pool import Pool, Watch, silent
@@ -90,6 +94,12 @@ class App:
         self._holds: set[int] = set()  # jobs to be interrupted at once
         self._reloading = threading.Lock()
         self._lock = lock_state_dir(config.state_dir)
+        self.chronicle = open_chronicle(config.state_dir)
+        set_listener(self.chronicle.note)
+        log.info(
+            "daemon_started", version=__version__, pid=os.getpid(), jobs=[job.name for job in config.jobs],
+            config=str(config_path),
+        )  # fmt: skip
         self.bell = Bell()
         self.problems = Problems()
         self.meter = Meter()
@@ -122,6 +132,7 @@ class App:
         for job_config in config.jobs:
             job = build_job(job_config, self.ledger, config.runtime_dir)
             self._jobs[job.id] = job
+        self._alarms = Alarms(self.job_list, self.ledger, self.reports, self.chronicle, self.problems)
         self._recover = Recover(self.ledger, self.problems, self.jobs, self._puller)
         self._hire()
 
@@ -270,11 +281,15 @@ class App:
         self.ledger.close()
         for volume in self.pool.volumes:
             volume.detach()
+        set_listener(None)
+        self.chronicle.close()
         os.close(self._lock)
 
     def enter(self, state: str) -> None:
         """How far the life has come."""
         self.desk.state = state
+        if state == "running":
+            log.info("daemon_ready")
 
     def headline(self) -> str:
         """One line for `systemctl status`."""
@@ -289,26 +304,13 @@ class App:
 
     def tend(self) -> None:
         """Keep the list of problems true; a worker stuck on a volume means that the volume is dead."""
-        for job in self.job_list():
-            self._tell_parked(job)
+        self._alarms.look()
         for worker in self._workers:
             if worker.critical or not worker.stuck():
                 continue
             volume = getattr(worker.stage, "volume", None)
             if isinstance(volume, Volume) and volume.state.gives_pushes:
                 self.pool.fail(volume, silent(volume))
-
-    def _tell_parked(self, job: Job) -> None:
-        parked = self.ledger.views.counters(job.id)[0][State.PARKED.word]
-        if not parked:
-            self.problems.clear("objects_parked", job.name)
-            return
-        self.problems.raise_(
-            "objects_parked",
-            job.name,
-            f"{parked} object{'s' if parked > 1 else ''} of job {job.name} cannot travel without a person",
-            f"see why: s5jtctl objects {job.name} --state parked; then: s5jtctl retry {job.name} --parked",
-        )
 
     def reload(self) -> None:
         """Read the configuration again, for a signal: errors go to the log and the problems."""
@@ -364,6 +366,7 @@ class App:
         for worker in [worker for worker in self._workers if worker.stage in stages]:
             worker.retire()
             self._workers.remove(worker)
+        self.problems.clear_about("", job.name)
 
     # One pass
 

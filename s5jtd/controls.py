@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from s5jtd import __version__, protocol, resyncs
 from s5jtd.control import requests
@@ -238,6 +238,12 @@ class Controls:
     def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
         """Read the configuration again."""
         return self._app.reload_config()
+
+    def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[protocol.Event | None]:
+        """What happened, and where asked to what happens."""
+        return cast(
+            "Iterator[protocol.Event | None]", self._app.chronicle.since(request.since, follow=request.follow)
+        )
 
     def _job(self, name: str) -> Job:
         for job in self._app.job_list():

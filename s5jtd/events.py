@@ -70,6 +70,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "the control socket's file is gone and could not be made anew"
         ),
         "control_socket_recreated": Event("warning", "the control socket's file had gone and was made anew"),
+        "daemon_ready": Event("info", "what an earlier life left is settled, and the work goes on"),
+        "daemon_started": Event(
+            "info", "the daemon began to start; `version`, `pid`, `jobs` and `volumes` say as what"
+        ),
         "daemon_stopping": Event("info", "the daemon was asked to end, and why"),
         "endpoint_down": Event(
             "warning", "an endpoint does not work any more; its side goes on with the others"
@@ -97,10 +101,21 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "error", "the ledger's file was deleted or replaced while in use; nothing new is taken in"
         ),
         "library_message": Event("warning", "a library the daemon uses has something to say"),
+        "log_repeats_left_out": Event(
+            "warning", "the same was said too often: `count` more records of the event `of` were left out"
+        ),
         "log_records_dropped": Event(
             "warning", "the log was full or stuck, and `count` records are missing here"
         ),
+        "operator_request": Event(
+            "info",
+            "somebody changed something over the control socket: `method`, `parameters`, `uid` and `pid`",
+        ),
         "peer_refused": Event("warning", "somebody asked over the control socket for what they may not have"),
+        "problem_cleared": Event("info", "a problem is no more; `code` is its word in `status`"),
+        "problem_raised": Event(
+            "warning", "something is wrong now; `code` is its word in `status`, `hint` says what to do"
+        ),
         "pushes_were_cut": Event(
             "info",
             "an earlier life ended in the middle of pushes; the destination is asked before more is sent",
@@ -154,6 +169,57 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "worker_stuck": Event(
             "error", "a part of the daemon does not move; systemd's watchdog is about to end it"
         ),
+    }
+)
+
+
+class Trouble(NamedTuple):
+    """What a problem's code promises, and which events say that it began and that it is over."""
+
+    meaning: str
+    raised: str = "problem_raised"
+    cleared: str = "problem_cleared"
+
+
+#: Every code that may stand in the list of problems.  Where another event tells the same and more, it is that
+#: which is logged; a test compares the codes with the code.
+PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
+    {
+        "chunk_unreadable": Trouble("a volume holds a chunk that cannot be told what it is"),
+        "chunk_without_job": Trouble("a volume holds a chunk of a job that is not configured"),
+        "config_invalid": Trouble(
+            "the changed configuration cannot be used; the former one stays in force",
+            "reload_refused",
+            "reloaded",
+        ),
+        "endpoint_down": Trouble("an endpoint does not work", "endpoint_down", "endpoint_up"),
+        "engine_failed": Trouble("s5cmd itself cannot run", "engine_failed"),
+        "events_not_kept": Trouble("events are not durable, or were too many at once"),
+        "ledger_backup_failed": Trouble(
+            "no copy of the ledger can be made", "ledger_copy_failed", "ledger_copied"
+        ),
+        "ledger_blocked": Trouble("the ledger cannot be written now", "ledger_blocked"),
+        "ledger_checking": Trouble("the ledger is read through first", "ledger_checking", "ledger_checked"),
+        "ledger_damaged": Trouble("the ledger was found damaged", "ledger_copy_failed"),
+        "ledger_disk_full": Trouble(
+            "the disk under the ledger is full; nothing new is taken in", "ledger_blocked", "ledger_has_room"
+        ),
+        "ledger_disk_low": Trouble("the disk under the ledger is nearly full"),
+        "ledger_replaced": Trouble(
+            "the ledger's file was deleted or replaced while in use", "ledger_replaced"
+        ),
+        "ledger_wal_large": Trouble("a program reads the ledger and does not end"),
+        "objects_parked": Trouble("objects cannot travel without a person"),
+        "report_failed": Trouble("run reports cannot be written", "report_failed", "report_written"),
+        "resync_differences": Trouble(
+            "a resync found delivered objects missing or different", "resync_differences", "resync_finished"
+        ),
+        "scan_incomplete": Trouble("a source cannot be listed to its end", "scan_failed", "scan_finished"),
+        "volume_failed": Trouble("a volume does not work", "volume_changed", "volume_attached"),
+        "volume_foreign": Trouble("a volume is not ours", "volume_changed", "volume_attached"),
+        "volume_full": Trouble("a volume takes nothing more", "volume_changed", "volume_has_room"),
+        "volume_missing": Trouble("a volume is not mounted", "volume_changed", "volume_attached"),
+        "volume_readonly": Trouble("a volume can only be read", "volume_changed", "volume_writable"),
     }
 )
 

@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TextIO, cast
@@ -23,7 +24,8 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from s5jtd import log_sink
-from s5jtd.events import message_id
+from s5jtd.events import EVENTS, message_id
+from s5jtd.log_repeats import LeftOut, Repeats
 from s5jtd.model import printable
 
 Record = MutableMapping[str, Any]
@@ -48,6 +50,7 @@ _UNPRINTABLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _TOP: Final = ("at", "level", "event")
+_LEFT_OUT: Final = "log_repeats_left_out"
 
 
 class _State:
@@ -57,6 +60,8 @@ class _State:
     secrets: frozenset[str] = frozenset()
     secret_pattern: re.Pattern[str] | None = None
     writer: log_sink.Writer | None = None
+    listener: Callable[[Record], None] | None = None
+    repeats: Repeats = Repeats()
 
 
 # --- what other rooms use -----------------------------------------------------------------------------
@@ -68,15 +73,18 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     sink, render = _choose(stream)
     close()
     _State.writer = log_sink.Writer(sink, on_dropped=_report_dropped)
+    _State.repeats = Repeats()
     set_level(level)
     structlog.configure(
         processors=[
-            _drop_below_level,
+            _drop_unwanted,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             _add_time,
             clean,
+            _drop_repeats,
+            _tell_listener,
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
@@ -94,6 +102,14 @@ def get_logger(**context: object) -> FilteringBoundLogger:
 def set_level(level: str) -> None:
     """Change what is logged from now on, in every thread."""
     _State.level = _LEVELS[level]
+
+
+def listen(listener: Callable[[Record], None] | None) -> None:
+    """Show every record of a listed event to `listener`, whatever level is written; None: to nobody.
+
+    It is called on the thread that logs, so it must neither wait nor log nor raise.
+    """
+    _State.listener = listener
 
 
 def register_secret(value: str) -> None:
@@ -123,6 +139,7 @@ def dropped_total() -> int:
 def close(timeout_seconds: float = 2.0) -> None:
     """Wait, not for ever, until what was logged has been written, then stop writing."""
     if _State.writer is not None:
+        _tell_repeats(_State.repeats.all())
         _State.writer.close(timeout_seconds)
         _State.writer = None
 
@@ -257,8 +274,33 @@ def _choose(stream: TextIO) -> tuple[log_sink.Sink, Callable[[object, str, Recor
     return log_sink.StreamSink(stream), render_json
 
 
-def _drop_below_level(_logger: object, method: str, record: Record) -> Record:
-    if _LEVELS.get(method, _LEVELS["error"]) < _State.level:
+def _drop_unwanted(_logger: object, method: str, record: Record) -> Record:
+    level = _LEVELS.get(method, _LEVELS["error"])
+    if level < _State.level and (_State.listener is None or level < _LEVELS["info"]):
+        raise structlog.DropEvent
+    return record
+
+
+def _drop_repeats(_logger: object, _method: str, record: Record) -> Record:
+    """Debug is asked for by one who wants all of it; what changed its state says something new each time."""
+    now = time.monotonic()
+    if record["event"] != _LEFT_OUT:
+        _tell_repeats(_State.repeats.over(now))
+        if record["level"] not in ("debug", "info") and not _State.repeats.admits(record, now):
+            raise structlog.DropEvent
+    return record
+
+
+def _tell_repeats(left_out: Sequence[LeftOut]) -> None:
+    for one in left_out:
+        get_logger().warning("log_repeats_left_out", of=one.event, count=one.records)
+
+
+def _tell_listener(_logger: object, _method: str, record: Record) -> Record:
+    level = _LEVELS[record["level"]]
+    if _State.listener is not None and record["event"] in EVENTS and level >= _LEVELS["info"]:
+        _State.listener(record)
+    if level < _State.level:
         raise structlog.DropEvent
     return record
 

@@ -135,7 +135,7 @@ class Pool:
 
     def _be_well(self, volume: Volume) -> None:
         """Nothing is wrong with it (any more): it works, or is emptied."""
-        self._problems.clear("volume", volume.name)
+        self._problems.clear_about("volume_", volume.name)
         volume.turn(VolumeState.DRAINING if volume.draining else VolumeState.ONLINE, None)
 
     def drain(self, volume: Volume) -> bool:
@@ -217,7 +217,10 @@ class Pool:
             return  # it gets nothing more anyway
         changed = volume.fail(error)
         message = f"volume {volume.name}: {error}"
-        if self._problems.raise_("volume", volume.name, message, error.hint) or changed:
+        for other in self._problems.now():  # it is in one state at a time
+            if other.subject == volume.name and other.code.startswith("volume_") and other.code != error.code:
+                self._problems.clear(other.code, volume.name)
+        if self._problems.raise_(error.code, volume.name, message, error.hint) or changed:
             log.warning(
                 "volume_changed",
                 volume=volume.name,

@@ -248,6 +248,7 @@ class Endpoint(TypedDict):
 
 class Problem(TypedDict):
     code: str
+    subject: NotRequired[str]  #: the job, volume or endpoint it is about
     message: str
     hint: str
     since: str | None
@@ -509,6 +510,8 @@ class Event(TypedDict):
     event: str
     job: str | None
     message: str
+    level: NotRequired[str]  #: info warning error
+    data: NotRequired[dict[str, object]]  #: what the log's record carries besides; names may come and go
 
 
 class EventEnd(TypedDict):

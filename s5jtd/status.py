@@ -82,6 +82,7 @@ class StatusDesk:
             "problems": [
                 {
                     "code": problem.code,
+                    "subject": problem.subject,
                     "message": problem.message,
                     "hint": problem.hint,
                     "since": rfc3339(int(problem.since * 1000)),

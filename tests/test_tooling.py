@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
-from s5jtd import __version__
-from s5jtd.events import EVENTS
+from s5jtd import __version__, errors
+from s5jtd.events import EVENTS, PROBLEMS
+from s5jtd.stages import resync
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = sorted([*ROOT.glob("s5jtd/**/*.py"), *ROOT.glob("s5jtctl/**/*.py")])
@@ -26,7 +27,10 @@ FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 500
 
 #: Plain values and words; each imports nothing of ours.
-LEAVES = {"s5jtd.errors", "s5jtd.events", "s5jtd.log_sink", "s5jtd.model", "s5jtd.protocol", "s5jtd.units"}
+LEAVES = {
+    "s5jtd.errors", "s5jtd.events", "s5jtd.log_repeats", "s5jtd.log_sink", "s5jtd.model", "s5jtd.protocol",
+    "s5jtd.units",
+}  # fmt: skip
 #: What every room may use.
 COMMON = {"s5jtd", "s5jtd.errors", "s5jtd.events", "s5jtd.log", "s5jtd.model", "s5jtd.units"}
 #: What a room may use besides.  A room that is not here puts others together and may use them all.
@@ -40,7 +44,7 @@ MAY_IMPORT = {
     "s5jtd.integrity": set(),
     "s5jtd.ledger": set(),
     "s5jtd.link": set(),
-    "s5jtd.log": {"s5jtd.log_sink"},
+    "s5jtd.log": {"s5jtd.log_repeats", "s5jtd.log_sink"},
     "s5jtd.meter": set(),
     "s5jtd.pool": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.volumes", "s5jtd.worker"},
     "s5jtd.problems": set(),
@@ -250,6 +254,27 @@ def test_no_event_is_listed_that_nothing_logs():
     spoken = {event for _, event, _ in logged_events()} | {"library_message"}
 
     assert not sorted(set(EVENTS) - spoken)
+
+
+def raised_codes() -> Iterator[str]:
+    """The codes of problems: what is raised by its name, and what an error gives its own to."""
+    for _, tree in trees(PROGRAM):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("roblems.raise_"):
+                code = node.args[0]
+                if isinstance(code, ast.Constant):
+                    yield str(code.value)
+    volumes = (errors.VolumeFull, errors.VolumeMissing, errors.VolumeForeign, errors.VolumeReadOnly)
+    ledger = (errors.LedgerFull, errors.LedgerBlocked, errors.LedgerDamaged)
+    yield from (error.code for error in (*volumes, *ledger, errors.VolumeFailed))
+    yield from (resync.PROBLEM, "ledger_backup_failed")
+
+
+def test_each_problem_is_listed_with_its_meaning_and_the_events_that_tell_of_it():
+    told = {event for trouble in PROBLEMS.values() for event in (trouble.raised, trouble.cleared)}
+
+    assert set(raised_codes()) == set(PROBLEMS)
+    assert not told - set(EVENTS)
 
 
 def declared(*extras: str) -> set[str]:

@@ -60,6 +60,8 @@ def answer(line: bytes, table: Mapping[str, Verb], caller: Caller) -> Answer:
         if call.notification and verb.streams:
             return Answer(None, name)  # a stream nobody could recognise
         result = verb.perform(request)
+        if verb.access is Access.OPERATOR:
+            log.info("operator_request", method=name, parameters=call.params, uid=caller.uid, pid=caller.pid)
     except _Refusal as refusal:
         refusal.id = call.id
         reply = _refused(refusal)

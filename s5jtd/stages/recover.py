@@ -64,6 +64,7 @@ class Recover:
 
     def _of_no_chunk(self, volume: Volume) -> None:
         """What ledger and volume do not agree on: a lost or older ledger, or simply leftovers."""
+        self._problems.clear_about("chunk_", volume.name)
         alive = {chunk.name: chunk for chunk in self._ledger.views.chunks(volume.ledger_id, *_ALIVE)}
         there = frozenset(chunks.chunk_names(volume.fd))
         for chunk in alive.values():
