@@ -629,11 +629,11 @@ def test_a_client_that_does_not_read_is_dropped_and_the_others_are_served(serve,
 def test_a_flood_of_empty_lines_is_cheap(serve, connect):
     serve()
     client = connect()
-    started = time.monotonic()
+    started = time.process_time()  # the processor's time, ours and the server's: a busy machine adds none
     client.send(b"\n" * 2**22)
 
     assert "result" in client.ask("ping")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 15  # looking at all that is left for each line would take hours
 
 
 def test_descriptors_that_are_sent_are_not_taken(serve, connect):
