@@ -91,6 +91,25 @@ def test_a_folder_bound_to_another_place_of_its_own_file_system_is_a_mount(tmp_p
         subprocess.run(["umount", "--lazy", tmp_path / "here"], check=True)
 
 
+def test_a_folder_bound_to_itself_is_no_volume_that_came(tmp_path):
+    """systemd's ReadWritePaths= does that to the folder of a disk that is missing when the unit starts."""
+    need_mounts()
+    point = tmp_path / "volume"
+    point.mkdir()
+    fstab = tmp_path / "fstab"
+    fstab.write_text(f"UUID=1 {point} ext4 nofail 0 2\n")
+    subprocess.run(["mount", "--bind", point, point], check=True)
+    try:
+        with root_of(point) as fd:
+            assert not probe.is_mount_root(fd)
+        assert probe.listed_in_fstab(point, fstab=fstab, unit_dirs=()) == str(fstab)
+        with tmpfs(point), root_of(point) as fd:
+            assert probe.is_mount_root(fd)
+            assert probe.listed_in_fstab(point, fstab=fstab, unit_dirs=()) is None
+    finally:
+        subprocess.run(["umount", "--lazy", point], check=True)
+
+
 @pytest.mark.parametrize("name", ["volume", "my volume\twith \\ and é\r"])
 def test_the_file_system_under_a_path_is_named(tmp_path, name):
     point = tmp_path / name
@@ -133,9 +152,12 @@ def test_the_mount_table_is_read_with_optional_fields_and_without():
     )
 
     assert probe.parse_mountinfo(text) == [
-        probe.Mount(36, "/mnt 2", "ext4", "/dev/disk one", frozenset({"rw", "noatime", "data=ordered"})),
-        probe.Mount(37, "/run", "tmpfs", "", frozenset({"rw"})),
-    ]
+        probe.Mount(
+            36, "/mnt 2", "ext4", "/dev/disk one", frozenset({"rw", "noatime", "data=ordered"}),
+            parent_id=35, root="/mnt1", number="98:0",
+        ),
+        probe.Mount(37, "/run", "tmpfs", "", frozenset({"rw"}), parent_id=35, root="/", number="0:5"),
+    ]  # fmt: skip
 
 
 def test_a_write_probe_leaves_nothing_behind(tmp_path):

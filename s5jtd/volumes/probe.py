@@ -96,6 +96,9 @@ class Mount(NamedTuple):
     kind: str  #: e.g. "ext4"
     device: str  #: as it was mounted, e.g. "/dev/sdb1"
     options: frozenset[str]  #: of the mount and of its file system
+    parent_id: int = 0  #: the mount it is on
+    root: str = "/"  #: the folder of its file system that is seen at `point`
+    number: str = ""  #: of the file system's device, e.g. "98:0"
 
 
 def open_root(path: Path) -> int:
@@ -131,7 +134,11 @@ def is_mount_root(dir_fd: int) -> bool:
     """
     with _errors_about(_place(dir_fd)):
         told = _statx_mount_root(dir_fd)
-        return _is_on_another_device(dir_fd) if told is None else told
+        if not (_is_on_another_device(dir_fd) if told is None else told):
+            return False
+        table = mounts()
+        mount = _mount_in(table, dir_fd)
+        return mount is None or not _is_bound_to_itself(mount, table)
 
 
 def filesystem_of(path: Path) -> Mount | None:
@@ -150,9 +157,7 @@ def filesystem_of(path: Path) -> Mount | None:
 
 def mount_of(fd: int) -> Mount | None:
     """The mount that a descriptor was opened on; None once it was unmounted, be it lazily."""
-    told = re.search(r"^mnt_id:\s*([0-9]+)$", _text_of(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
-    mount_id = int(told[1]) if told else -1
-    return next((mount for mount in mounts() if mount.mount_id == mount_id), None)
+    return _mount_in(mounts(), fd)
 
 
 def mounts() -> list[Mount]:
@@ -169,7 +174,12 @@ def parse_mountinfo(text: str) -> list[Mount]:
             continue
         kind, device, super_options = fields[fields.index("-", 6) + 1 :][:3]
         options = frozenset(fields[5].split(",")) | frozenset(super_options.split(","))
-        found.append(Mount(int(fields[0]), _unescaped(fields[4]), kind, _unescaped(device), options))
+        found.append(
+            Mount(
+                int(fields[0]), _unescaped(fields[4]), kind, _unescaped(device), options,
+                parent_id=int(fields[1]), root=_unescaped(fields[3]), number=fields[2],
+            )  # fmt: skip
+        )
     return found
 
 
@@ -181,7 +191,9 @@ def listed_in_fstab(
 ) -> str | None:
     """Who says that a mount belongs at `path` while none is there: fstab or a mount unit, or None."""
     names = {os.path.normpath(path), os.path.realpath(path)}
-    if any(mount.point in names and mount.kind != "autofs" for mount in mounts()):
+    table = mounts()
+    there = [mount for mount in table if mount.point in names and mount.kind != "autofs"]
+    if any(not _is_bound_to_itself(mount, table) for mount in there):
         return None
     if names & set(_fstab_points(fstab)):
         return str(fstab)
@@ -322,6 +334,24 @@ def _is_on_another_device(dir_fd: int) -> bool:
     """The old way to see a mount; blind to a folder of one file system mounted on another of the same."""
     here, above = os.fstat(dir_fd), os.stat("..", dir_fd=dir_fd)
     return here.st_dev != above.st_dev or here.st_ino == above.st_ino
+
+
+def _mount_in(table: list[Mount], fd: int) -> Mount | None:
+    told = re.search(r"^mnt_id:\s*([0-9]+)$", _text_of(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
+    mount_id = int(told[1]) if told else -1
+    return next((mount for mount in table if mount.mount_id == mount_id), None)
+
+
+def _is_bound_to_itself(mount: Mount, table: list[Mount]) -> bool:
+    """Whether a mount shows nothing but the folder that would be seen without it.
+
+    systemd makes one of each path in ReadWritePaths= where nothing is mounted when the unit starts.
+    """
+    below = next((other for other in table if other.mount_id == mount.parent_id), None)
+    if below is None or below is mount or below.number != mount.number:
+        return False
+    inner = os.path.relpath(mount.point, below.point)
+    return mount.root == os.path.normpath(os.path.join(below.root, inner))
 
 
 def _fstab_points(fstab: Path) -> list[str]:
