@@ -7,12 +7,14 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test test-go soak check format clean
+.PHONY: help demo test test-go test-systemd soak bundle check format clean
 
 help:
 	@echo 'make demo    a whole transfer between two embedded S3 servers, proved at the end'
 	@echo 'make test    all tests'
 	@echo 'make test-go the road between servers built with `go install`'
+	@echo 'make test-systemd  the installed service, as root on a machine that systemd runs: docs/INSTALL.md'
+	@echo 'make bundle  dist/s5jtd-VERSION-linux-{amd64,arm64}.tar.gz, to install without network'
 	@echo 'make soak    power cuts, kills and crash points, as many as asked: CUTS=1000 KILLS=200 (as root)'
 	@echo 'make check   format, lint and types'
 	@echo 'make format  put the code into the one format'
@@ -29,6 +31,13 @@ test-go: $(VENV)/test.stamp
 	GOBIN=$(abspath $(VENV)/go) go install github.com/versity/versitygw/cmd/versitygw@latest
 	GOBIN=$(abspath $(VENV)/go) go install github.com/minio/minio@latest
 	$(RUN) pytest tests/test_go_servers.py
+
+# Changes the machine it runs on: it installs s5jtd from the bundle, and removes it again.
+test-systemd: $(VENV)/test.stamp
+	$(RUN) pytest tests/systemd --run-systemd $(TESTS)
+
+bundle: $(VENV)/test.stamp
+	$(VENV)/bin/python release/bundle.py $(ARCH)
 
 # Hours, if one lets it; `make soak CUTS=200 SOAK='--minutes 10 --no-sweep'` for a taste.
 soak: $(VENV)/test.stamp

@@ -9,22 +9,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
 
 from s5jtd import __version__
 from s5jtd.alarms import Alarms
-from s5jtd.config import Config, VolumeConfig, changes, expand_volumes, load
+from s5jtd.config import Config, JobConfig, VolumeConfig, changes, expand_volumes, load, merged
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
 from s5jtd.controls import Controls
-from s5jtd.daemon import Inbox, Stop
+from s5jtd.daemon import Inbox, Reload, Stop
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.errors import Busy, ConfigError, Exit, LedgerError
-from s5jtd.jobs import build_job, same_road
+from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
+from s5jtd.jobs import build_job
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.database import BACKUPS
 from s5jtd.ledger.passes import Passes
@@ -69,6 +69,8 @@ ENGINE_WORKERS = 16
 ASKING_THREADS = 16
 #: The same for resyncs, which must not keep the road waiting.
 COMPARING_THREADS = 8
+#: How long a client waits for a reload that it asked for.
+RELOAD_SECONDS = 30.0
 #: With one pass, a state folder that stays full this long ends it.
 ONCE_SECONDS = 60.0
 #: With one pass, a side that stays dead this long ends it.
@@ -92,7 +94,6 @@ class App:
         self._began = time.monotonic()
         self._stop = threading.Event()
         self._holds: set[int] = set()  # jobs to be interrupted at once
-        self._reloading = threading.Lock()
         self._lock = lock_state_dir(config.state_dir)
         self.chronicle = open_chronicle(config.state_dir)
         set_listener(self.chronicle.note)
@@ -130,7 +131,7 @@ class App:
         )  # fmt: skip
         self._keep_orders(config)
         for job_config in config.jobs:
-            job = build_job(job_config, self.ledger, config.runtime_dir)
+            job = self._build(job_config)
             self._jobs[job.id] = job
         self._alarms = Alarms(self.job_list, self.ledger, self.reports, self.chronicle, self.problems)
         self._recover = Recover(self.ledger, self.problems, self.jobs, self._puller)
@@ -187,21 +188,23 @@ class App:
 
     def _volume_stages(self, volume: Volume) -> Iterator[Stage]:
         yield Watch(volume, self.pool, self._recover, self.bell)
-        configured = self.config.limits.workers
-        workers = ENGINE_WORKERS if configured == "auto" else configured
         for slot in range(1, SLOTS + 1):
             yield Pull(
                 slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
                 hashing=self._hashing[volume.name], meter=self.meter, problems=self.problems, bell=self.bell,
-                workers=workers, halted=self.halted,
+                workers=self._engine_workers, halted=self.halted,
             )  # fmt: skip
             yield Push(
                 slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
                 asking=self._asking, meter=self.meter, problems=self.problems, bell=self.bell,
-                workers=workers, halted=self.halted,
+                workers=self._engine_workers, halted=self.halted,
             )  # fmt: skip
         yield Release(volume, self.ledger, self.pool, self.bell)
         yield KeepCopy(volume, self.pool, self.config.state_dir / BACKUPS, self._stop)
+
+    def _engine_workers(self) -> int:
+        configured = self.config.limits.workers
+        return ENGINE_WORKERS if configured == "auto" else configured
 
     def _puller(self, volume: Volume) -> Pull:
         return next(stage for stage in self._volume_stages(volume) if isinstance(stage, Pull))
@@ -312,48 +315,73 @@ class App:
             if isinstance(volume, Volume) and volume.state.gives_pushes:
                 self.pool.fail(volume, silent(volume))
 
-    def reload(self) -> None:
-        """Read the configuration again, for a signal: errors go to the log and the problems."""
+    def reload(self, answer: Future[Reloaded] | None) -> None:
+        """Read the configuration again; whoever asked hears how it went, and the log does in any case."""
         try:
-            self.reload_config()
-        except ConfigError as error:
+            told = self._reload_config()
+        except S5jtError as error:
             self.problems.raise_("config_invalid", "config", str(error), error.hint)
             log.error("reload_refused", error=str(error), hint=error.hint)
+            if answer is not None:
+                answer.set_exception(error)
+        else:
+            if answer is not None:
+                answer.set_result(told)
 
-    def reload_config(self) -> Reloaded:
-        """Read the configuration again; what cannot change live is named and stays as it is.
+    def ask_to_reload(self) -> Reloaded:
+        """The same for a client, from its thread: the service manager hears of it as it does of a signal.
 
         Raises:
-            ConfigError: the file is bad; the old configuration stays in force.
+            S5jtError: the file is bad; the old configuration stays in force.
+            Busy: the daemon is starting or ending, or has no time.
         """
-        with self._reloading:
-            new = load(self._config_path)
-            changed, kept = changes(self.config, new)
-            self._apply(new)
-            self.problems.clear("config_invalid", "config")
+        answer: Future[Reloaded] = Future()
+        self._inbox.put(Reload(answer))
+        try:
+            return answer.result(RELOAD_SECONDS)
+        except TimeoutError:
+            raise Busy("the configuration was not read yet", hint="look at: s5jtctl status") from None
+
+    def _reload_config(self) -> Reloaded:
+        new = load(self._config_path)
+        changed, kept = changes(self.config, new)
+        self._apply(merged(self.config, new))
+        self.problems.clear("config_invalid", "config")
         log.info("reloaded", changed=changed, kept=kept)
-        return {"result": "reloaded", "changed": list(changed), "kept": list(kept)}
+        return {"result": "reloaded", "changed": changed, "kept": kept}
 
     def _keep_orders(self, *configs: Config) -> None:
         self.ledger.database.keep_orders({job.order for config in configs for job in config.jobs})
 
     def _apply(self, new: Config) -> None:
+        """All of it or, where one job cannot be built, nothing."""
         self._keep_orders(self.config, new)  # the planner may still ask in the old one
-        by_name = {job.name: job for job in self._jobs.values()}
-        for config in new.jobs:
-            job = by_name.pop(config.name, None)
-            if job is None:
-                self._add_job(build_job(config, self.ledger, self.config.runtime_dir))
-            elif same_road(job.config, config):
-                fresh = build_job(config, self.ledger, self.config.runtime_dir)
-                job.config, job.source, job.destination = config, fresh.source, fresh.destination
-        for job in by_name.values():
+        known = {job.name: job.id for job in self.job_list()}  # a ledger that is stuck holds up none of these
+        fresh = {job.id: job for job in (self._build(one, known.get(one.name)) for one in new.jobs)}
+        for job in [job for job in self.job_list() if job.id not in fresh]:
             self._remove_job(job)
-        self.config = new.model_copy(
-            update={name: getattr(self.config, name) for name in ("state_dir", "runtime_dir", "volumes")}
-        )
+        for job in fresh.values():
+            if job.id not in self._jobs:
+                self._add_job(job)
+            elif self._jobs[job.id].config != job.config:
+                self._change_job(self._jobs[job.id], job)
+        self._jobs = {id_: self._jobs[id_] for id_ in fresh}  # in the order of the file
+        self.config = new
         set_level(new.log.level)
         self.bell.ring()
+
+    def _change_job(self, job: Job, fresh: Job) -> None:
+        """A side that stays as it was keeps what it knows of its endpoints."""
+        if job.config.source != fresh.config.source:
+            job.source = fresh.source
+        if job.config.destination != fresh.config.destination:
+            job.destination = fresh.destination
+        job.config = fresh.config
+        self.problems.clear_about("endpoint_down", job.name)  # whose is still down is noticed again
+        job.scan_requested.set()
+
+    def _build(self, config: JobConfig, known_id: int | None = None) -> Job:
+        return build_job(config, self.ledger, self.config.runtime_dir, known_id)
 
     def _add_job(self, job: Job) -> None:
         self._jobs = {**self._jobs, job.id: job}

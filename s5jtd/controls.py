@@ -237,7 +237,7 @@ class Controls:
 
     def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
         """Read the configuration again."""
-        return self._app.reload_config()
+        return self._app.ask_to_reload()
 
     def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[protocol.Event | None]:
         """What happened, and where asked to what happens."""

@@ -6,19 +6,26 @@ import contextlib
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
+from s5jtd.protocol import Reloaded
 from s5jtd.worker import Worker
 
 log = structlog.get_logger(__name__)
 
 #: Short, because a single pass is over no sooner than somebody looks.
 TICK_SECONDS_MAX = 0.5
+#: While it starts: how often to look whether it moves, what counts as moving, how much more time then.
+START_LOOK_SECONDS = 20.0
+WORK_MIN = 1.0
+START_MORE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Somebody wants the configuration read again."""
+    """Somebody wants the configuration read again, and perhaps to hear how it went."""
+
+    answer: Future[Reloaded] | None = None
 
 
 Inbox = queue.SimpleQueue[Stop | Reload]
@@ -58,8 +67,8 @@ class Life(Protocol):
     def halt(self) -> None:
         """Tell every worker to come to a safe point, and wait for it."""
 
-    def reload(self) -> None:
-        """Read the configuration again; a bad one leaves the old in force."""
+    def reload(self, answer: Future[Reloaded] | None) -> None:
+        """Read the configuration again, and say how it went; a bad one leaves the old in force."""
 
     def finished(self) -> Stop | None:
         """For a single pass: the end, once there is nothing left to do."""
@@ -79,7 +88,8 @@ def serve(life: Life, inbox: Inbox, notify: Notify) -> Stop:
     with contextlib.ExitStack() as stack:
         stack.enter_context(signals_into(inbox))
         stack.enter_context(life.listen())  # `status` answers while recovery works through a large volume
-        life.recover()  # before any worker can see a row in flight
+        with starting(notify):
+            life.recover()  # before any worker can see a row in flight
         stack.callback(life.halt)  # unwinds first: `status` answers while we drain
         for worker in life.workers():
             worker.start()
@@ -100,7 +110,7 @@ def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
             if isinstance(message, Stop):
                 return message
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            life.reload()
+            life.reload(message.answer)
             notify("READY=1")
         stuck = [worker.name for worker in life.workers() if worker.critical and worker.stuck()]
         if stuck:
@@ -111,6 +121,42 @@ def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
         notify(f"STATUS={life.headline()}")
         if (end := life.finished()) is not None:
             return end
+
+
+@contextlib.contextmanager
+def starting(notify: Notify) -> Iterator[None]:
+    """Ask the service manager for more time, again and again while the process visibly works.
+
+    To read a large ledger through, or to hash what a power cut left on a volume, may take longer than any
+    limit; a thread in a dead disk reads nothing, and for that one the limit is there.
+    """
+    over = threading.Event()
+
+    def ask() -> None:
+        before = _work_done()
+        while not over.wait(START_LOOK_SECONDS):
+            now = _work_done()
+            if now - before >= WORK_MIN:
+                notify(f"EXTEND_TIMEOUT_USEC={int(START_MORE_SECONDS * 1e6)}\nSTATUS=starting: recovery")
+            before = now
+
+    asking = threading.Thread(target=ask, name="starting", daemon=True)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()
+
+
+def _work_done() -> float:
+    """A number that grows while this process works: processor seconds, and MiB read."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            read = int(file.readline().split()[1])
+    except (OSError, ValueError, IndexError):
+        read = 0
+    return time.process_time() + read / 2**20
 
 
 def watchdog_seconds() -> float:

@@ -24,26 +24,21 @@ from s5jtd.s3.transport import Link as Transport
 from s5jtd.stages.job import Job, Link
 
 
-def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path) -> Job:
-    """A job that the ledger knows, ready to be spoken to.
+def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path, known_id: int | None = None) -> Job:
+    """A job that the ledger knows, ready to be spoken to; with `known_id` the ledger is not asked.
 
     Raises:
         LedgerError: the ledger knows the job's name with other data.
     """
-    job_id = ledger.enrol_job(config.name, _identity(config.source), _identity(config.destination))
+    job_id = known_id or ledger.enrol_job(
+        config.name, _identity(config.source), _identity(config.destination)
+    )
     return Job(
         job_id,
         config,
         build_link(Side.SOURCE, config.source, config.name, runtime_dir),
         build_link(Side.DESTINATION, config.destination, config.name, runtime_dir),
     )
-
-
-def same_road(old: JobConfig, new: JobConfig) -> bool:
-    """Whether a changed job still moves the same data, so that it can change while it runs."""
-    return (_identity(old.source), _identity(old.destination)) == (
-        _identity(new.source), _identity(new.destination)
-    )  # fmt: skip
 
 
 def _identity(side: object) -> str:

@@ -16,10 +16,12 @@ from s5jtd.config import (
     VolumeConfig,
     changes,
     expand_volumes,
+    merged,
     notbuilt,
 )
 from s5jtd.config.notbuilt import NOT_BUILT
 from s5jtd.config.schema import field_at
+from s5jtd.errors import ConfigError
 from tests.configs import (
     GOOD,
     JOB,
@@ -309,6 +311,8 @@ def test_the_same_configuration_has_no_changes():
         ("    chunk: {objects: 10}\n", "jobs[archive].chunk.objects"),
         ("      credentials: {profile: new}\n", "jobs[archive].destination.credentials"),
         ("      storage_class: GLACIER\n", "jobs[archive].destination.storage_class"),
+        ("      region: r\n", "jobs[archive].destination.region"),
+        ("      endpoints: [http://10.0.0.9]\n", "jobs[archive].destination.endpoints"),
         ("reports: {keep: 1d}\n", "reports.keep"),
         ("  - {name: more, source: {bucket: one}, destination: {bucket: two}}\n", "jobs[more] added"),
     ],
@@ -326,13 +330,54 @@ def test_what_a_reload_changes_live_is_named(added, path):
         ("[/mnt/a]", "[/mnt/b]", ["volumes[/mnt/a] removed", "volumes[/mnt/b] added"]),
         ("[/mnt/a]", "[{path: /mnt/a, name: x}]", ["volumes[/mnt/a].name"]),
         ("bucket: archive", "bucket: other", ["jobs[archive].source.bucket"]),
-        ("10.0.0.1", "10.0.0.2", ["jobs[archive].source.endpoints"]),
         ("bucket: cloud-a", "prefix: x\n      bucket: cloud-a", ["jobs[archive].destination.prefix"]),
-        ("bucket: cloud-a", "region: r\n      bucket: cloud-a", ["jobs[archive].destination.region"]),
+        (
+            "bucket: archive\n      endpoints: [http://10.0.0.1:8080]", "bucket: other\n      endpoints: [http://b]",
+            ["jobs[archive].source.bucket", "jobs[archive].source.endpoints"],
+        ),
     ],
 )  # fmt: skip
 def test_what_needs_a_restart_is_named(old, new, paths):
     assert changes(loaded(GOOD), loaded(GOOD.replace(old, new))) == ([], paths)
+
+
+def test_a_side_that_leads_elsewhere_is_kept_whole_and_the_rest_of_its_job_changes():
+    """The old bucket at the new endpoints, or with the new credentials, would be neither."""
+    before = loaded(GOOD)
+    after = loaded(
+        GOOD.replace("bucket: archive", "bucket: other").replace("10.0.0.1", "10.0.0.2")
+        + "      region: r\n    scan_every: 5m\n"
+    )
+
+    both = merged(before, after)
+
+    assert both.jobs[0].source == before.jobs[0].source
+    assert both.jobs[0].destination == after.jobs[0].destination
+    assert both.jobs[0].scan_every == 300
+    assert changes(before, after) == (
+        ["jobs[archive].destination.region", "jobs[archive].scan_every"],
+        ["jobs[archive].source.bucket", "jobs[archive].source.endpoints"],
+    )
+
+
+def test_what_is_kept_is_named_again_at_the_next_reload():
+    before, after = loaded(GOOD), loaded(GOOD.replace("[/mnt/a]", "[/mnt/b]"))
+
+    assert changes(merged(before, after), after) == changes(before, after)
+
+
+def test_what_is_kept_must_go_together_with_what_is_new():
+    """The name the old job gives up is not free before a restart."""
+    before = loaded(GOOD + "      prefix: x/\n")
+    after = loaded(
+        GOOD
+        + "      prefix: y/\n  - {name: more, source: {bucket: one},"
+        + " destination: {bucket: cloud-archive, prefix: x/}}\n"
+    )
+
+    with pytest.raises(ConfigError, match="could write the same names") as refusal:
+        merged(before, after)
+    assert "restart" in refusal.value.hint
 
 
 def test_a_job_that_goes_and_an_order_that_changes_are_live():

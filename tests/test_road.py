@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -372,24 +370,6 @@ def test_list_shows_what_the_credentials_show(appliance: Appliance, moto: Server
 
     assert shown.returncode == 0
     assert shown.stdout.split()[-1] == "a"
-
-
-def test_a_bad_reload_leaves_the_old_configuration_in_force(appliance: Appliance, moto: Server) -> None:
-    here, there = moto.new_bucket(), moto.new_bucket()
-    appliance.configure(job(moto, here, moto, there, scan_every="1s"))
-    appliance.start()
-    good = appliance.config_path.read_text()
-    appliance.config_path.write_text(good + "nonsense: true\n")
-
-    ctl = subprocess.run(
-        [sys.executable, "-m", "s5jtctl", "--socket", str(appliance.socket), "reload"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-    assert ctl.returncode == Exit.CONFIG
-    assert "nonsense" in ctl.stderr
-    moto.fill(here, {b"k": b"x"})
-    until(lambda: appliance.counted() == {"delivered": 1}, "the transfer under the old configuration")
 
 
 def test_uploads_that_nobody_will_end_are_aborted_and_others_left_alone(

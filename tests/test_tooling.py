@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "s5jtctl": {"s5jtd.protocol"},
     "s5jtd.config": set(),
     "s5jtd.control": {"s5jtd.protocol"},
-    "s5jtd.daemon": {"s5jtd.problems", "s5jtd.worker"},
+    "s5jtd.daemon": {"s5jtd.problems", "s5jtd.protocol", "s5jtd.worker"},
     "s5jtd.demo": set(),
     "s5jtd.engine": set(),
     "s5jtd.integrity": set(),

@@ -92,7 +92,7 @@ def test_a_folder_bound_to_another_place_of_its_own_file_system_is_a_mount(tmp_p
 
 
 def test_a_folder_bound_to_itself_is_no_volume_that_came(tmp_path):
-    """systemd's ReadWritePaths= does that to the folder of a disk that is missing when the unit starts."""
+    """What ReadWritePaths= makes of a missing disk's folder when a unit starts."""
     need_mounts()
     point = tmp_path / "volume"
     point.mkdir()

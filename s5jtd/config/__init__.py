@@ -6,7 +6,7 @@
 
 from s5jtd.config.expand import expand_volumes
 from s5jtd.config.load import find, load
-from s5jtd.config.reload import changes
+from s5jtd.config.reload import changes, merged
 from s5jtd.config.schema import Config, JobConfig, Limits, VolumeConfig, VolumeSpec
 from s5jtd.config.sides import FolderDestination, FolderSource, S3Destination, S3Side
 
@@ -24,4 +24,5 @@ __all__ = [
     "expand_volumes",
     "find",
     "load",
+    "merged",
 ]

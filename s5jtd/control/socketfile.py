@@ -134,7 +134,10 @@ class SocketFile:
 
     def _give_to_group(self) -> None:
         try:
-            os.chown(self._path, -1, grp.getgrnam(self._group).gr_gid, follow_symlinks=False)
+            group_id = grp.getgrnam(self._group).gr_gid
+            # Under our unit it is that already, and chown is forbidden there.
+            if os.lstat(self._path).st_gid != group_id:
+                os.chown(self._path, -1, group_id, follow_symlinks=False)
         except KeyError:
             log.debug("socket_group_unknown", group=self._group)
         except PermissionError:

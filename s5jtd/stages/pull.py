@@ -87,7 +87,7 @@ class Pull:
         meter: Meter,
         problems: Problems,
         bell: Bell,
-        workers: int,
+        workers: Callable[[], int],
         halted: Callable[[Job], bool],
     ) -> None:
         """`hashing` runs checks beside the transfer; `halted` tells whether a job must stop at once."""
@@ -178,7 +178,7 @@ class Pull:
                 Batch(
                     Direction.PULL, remote,
                     tuple(Transfer(name, item.key, item.size) for name, item in work.by_name.items()),
-                    folder.data_fd, batch_path(folder.fd, "pull.batch"), self._workers,
+                    folder.data_fd, batch_path(folder.fd, "pull.batch"), self._workers(),
                 ),
                 on_outcome=lambda outcome: self._on_outcome(work, outcome),
                 on_progress=lambda moved: self._on_progress(job, moved, beat),

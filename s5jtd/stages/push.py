@@ -61,7 +61,7 @@ class Push:
         meter: Meter,
         problems: Problems,
         bell: Bell,
-        workers: int,
+        workers: Callable[[], int],
         halted: Callable[[Job], bool],
     ) -> None:
         """`asking` runs single requests side by side; `halted` tells whether a job must stop at once."""
@@ -238,7 +238,7 @@ class Push:
                     Transfer(name, job.destination_key(item.key), item.size, item.part_size)
                     for name, item in items.items()
                 ),
-                folder.data_fd, batch_path(folder.fd, "push.batch"), self._workers,
+                folder.data_fd, batch_path(folder.fd, "push.batch"), self._workers(),
             ),
             on_outcome=on_outcome,
             on_progress=on_progress,

@@ -174,12 +174,9 @@ def parse_mountinfo(text: str) -> list[Mount]:
             continue
         kind, device, super_options = fields[fields.index("-", 6) + 1 :][:3]
         options = frozenset(fields[5].split(",")) | frozenset(super_options.split(","))
-        found.append(
-            Mount(
-                int(fields[0]), _unescaped(fields[4]), kind, _unescaped(device), options,
-                parent_id=int(fields[1]), root=_unescaped(fields[3]), number=fields[2],
-            )  # fmt: skip
-        )
+        point, root = _unescaped(fields[4]), _unescaped(fields[3])
+        where = (int(fields[1]), root, fields[2])
+        found.append(Mount(int(fields[0]), point, kind, _unescaped(device), options, *where))
     return found
 
 
