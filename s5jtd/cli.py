@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from s5jtd import __version__, config
+from s5jtd.cli_volumes import volumes
 from s5jtd.commands.api import api
 from s5jtd.commands.snowball import snowball
 from s5jtd.commands.told import Told
@@ -130,33 +131,6 @@ def demo(size: str, keep: bool) -> None:
 
 
 @main.group()
-def volumes() -> None:
-    """Prepare folders and disks for staging."""
-
-
-@volumes.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@pass_context
-def stamp(context: Context, path: Path) -> None:
-    """Mark the folder or mount PATH as a volume of this appliance."""
-    from s5jtd.commands.volumes import stamp as perform
-
-    sys.exit(perform(context.load(), path))
-
-
-@volumes.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Show what is on it, and change nothing.")
-@click.option("--yes", "assume_yes", is_flag=True, help="Do not ask.")
-@pass_context
-def adopt(context: Context, path: Path, dry_run: bool, assume_yes: bool) -> None:
-    """Take in a volume that comes from another appliance, after showing what is on it."""
-    from s5jtd.commands.volumes import adopt as perform
-
-    sys.exit(perform(context.load(), path, assume_yes=assume_yes, dry_run=dry_run))
-
-
-@main.group()
 def ledger() -> None:
     """Check, copy, export and rebuild the ledger.
 
@@ -233,3 +207,4 @@ def reset(context: Context, job: str | None, dry_run: bool, yes: bool) -> None:
 
 main.add_command(api)
 main.add_command(snowball)
+main.add_command(volumes)

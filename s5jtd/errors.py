@@ -178,6 +178,12 @@ class VolumeFailed(VolumeError):
     code = "volume_failed"
 
 
+class DeviceError(S5jtError):
+    """A disk could not be made a volume."""
+
+    code = "device_failed"
+
+
 class EndpointError(S5jtError):
     """Cannot work with the endpoint."""
 

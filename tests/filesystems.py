@@ -136,6 +136,24 @@ def failing_volume(folder: Path, kind: str = "ext4", backing_bytes: int = 24 * M
         yield volume
 
 
+@contextlib.contextmanager
+def loop_device(
+    image: Path, size_bytes: int = 64 * MIB, *, sector_bytes: int = 512, read_only: bool = False
+) -> Iterator[str]:
+    """A block device over an image file, made of zeros if it is not there, and gone with its partitions."""
+    need_mounts("ext4")
+    if not image.exists():
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+    options = ["--sector-size", str(sector_bytes), *(["--read-only"] if read_only else [])]
+    device = _run("losetup", "--find", "--show", *options, str(image)).strip()
+    try:
+        yield device
+    finally:
+        _try("partx", "--delete", device)
+        _try("losetup", "--detach", device)
+
+
 def need_mounts(kind: str = "") -> None:
     """Skip the test, with the reason, where file systems of this kind cannot be made and mounted."""
     if os.geteuid() != 0:

@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "s5jtd.meter": set(),
     "s5jtd.pool": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.volumes", "s5jtd.worker"},
     "s5jtd.problems": set(),
+    "s5jtd.provision": {"s5jtd.volumes"},
     "s5jtd.reports": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.protocol"},
     "s5jtd.s3": set(),
     "s5jtd.snowball": set(),

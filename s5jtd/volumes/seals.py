@@ -48,6 +48,7 @@ def _make_key(path: Path) -> None:
     temporary = path.with_suffix(".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
+        _give_to(file.fileno(), os.stat(path.parent))
         file.write(os.urandom(KEY_BYTES))
         file.flush()
         os.fsync(file.fileno())
@@ -57,6 +58,12 @@ def _make_key(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _give_to(descriptor: int, folder: os.stat_result) -> None:
+    """What root writes for the daemon belongs to whom the folder belongs, or the daemon could not read it."""
+    if os.geteuid() == 0 and folder.st_uid != 0:
+        os.fchown(descriptor, folder.st_uid, folder.st_gid)
 
 
 def unfinished(name: str) -> str:
@@ -84,6 +91,7 @@ def write_sealed(folder_fd: int, name: str, lines: Iterable[dict[str, Any]], key
         dir_fd=folder_fd,
     )
     with os.fdopen(descriptor, "wb") as file:
+        _give_to(descriptor, os.fstat(folder_fd))
         file.write(body + json.dumps(trailer, separators=(",", ":")).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
