@@ -33,6 +33,7 @@ from s5jtd.ledger.upkeep import Ballast
 from s5jtd.log import listen as set_listener
 from s5jtd.log import set_level
 from s5jtd.meter import Meter
+from s5jtd.metrics_file import MetricsFile
 from s5jtd.pool import Pool, Watch, silent
 from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
@@ -124,6 +125,9 @@ class App:
         self._resyncs: dict[int, Resync] = {}
         self._workers: list[Worker] = []
         self.desk = StatusDesk(self.ledger, self.pool, self.meter, self.problems, str(config_path))
+        self._metrics = MetricsFile(
+            config.runtime_dir, lambda: self.desk.status(self.job_list()), self.problems
+        )
         self.reports = ReportFolder(config.state_dir / "reports")
         self._reporter = Reporter(
             Passes(self.ledger.database, on_blocked=patience), self.reports, self.problems,
@@ -172,6 +176,7 @@ class App:
         self._hire_one(Sweep(self.job_list, self.ledger), critical=False)
         self._hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
         self._hire_one(self._reporter, critical=True)
+        self._hire_one(self._metrics, critical=False)
         for volume in self.pool.volumes:
             for stage in self._volume_stages(volume):
                 self._hire_one(stage, critical=False)
@@ -284,6 +289,7 @@ class App:
         self.ledger.close()
         for volume in self.pool.volumes:
             volume.detach()
+        self._metrics.remove()
         set_listener(None)
         self.chronicle.close()
         os.close(self._lock)

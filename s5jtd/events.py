@@ -209,6 +209,7 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
             "the ledger's file was deleted or replaced while in use", "ledger_replaced"
         ),
         "ledger_wal_large": Trouble("a program reads the ledger and does not end"),
+        "metrics_not_written": Trouble("the file of metrics cannot be written"),
         "objects_parked": Trouble("objects cannot travel without a person"),
         "report_failed": Trouble("run reports cannot be written", "report_failed", "report_written"),
         "resync_differences": Trouble(

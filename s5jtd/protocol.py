@@ -195,6 +195,11 @@ class Rates(TypedDict):
     push_bytes_per_second: float | None
 
 
+class Moved(TypedDict):
+    pull_bytes: int
+    push_bytes: int
+
+
 class LastScan(TypedDict):
     started_at: str
     finished_at: str | None
@@ -225,6 +230,9 @@ class Job(TypedDict):
     eta_seconds: float | None
     last_scan: LastScan | None
     last_delivery_at: str | None
+    #: Of the bytes `pulling` and `pushing`, those that have moved; never more than these.
+    under_way: NotRequired[Moved]
+    moved: NotRequired[Moved]  #: since the daemon started, repeated attempts included
     last_resync: NotRequired[LastResync | None]  #: since the daemon started
 
 

@@ -100,8 +100,11 @@ class StatusDesk:
         push_rate = self._meter.bytes_per_second(job.id, Direction.PUSH)
         state, reason = self._state(job, pauses, objects)
         last = views.last_pass(job.id)
-        pull_left = sizes["seen"] + sizes["pulling"]
-        push_left = pull_left + sizes["staged"] + sizes["pushing"]
+        # The ledger and the meter are asked one after the other; what was settled in between is not in both.
+        pulled = min(self._meter.under_way_bytes(job.id, Direction.PULL), sizes["pulling"])
+        pushed = min(self._meter.under_way_bytes(job.id, Direction.PUSH), sizes["pushing"])
+        pull_left = sizes["seen"] + sizes["pulling"] - pulled
+        push_left = sizes["seen"] + sizes["pulling"] + sizes["staged"] + sizes["pushing"] - pushed
         return {
             "name": job.name,
             "state": state,
@@ -112,6 +115,11 @@ class StatusDesk:
             "rates": {
                 "pull_bytes_per_second": round(pull_rate),
                 "push_bytes_per_second": round(push_rate),
+            },
+            "under_way": {"pull_bytes": pulled, "push_bytes": pushed},
+            "moved": {
+                "pull_bytes": self._meter.total_bytes(job.id, Direction.PULL),
+                "push_bytes": self._meter.total_bytes(job.id, Direction.PUSH),
             },
             # What a source holds is not known before one look at it was complete.
             "eta_seconds": eta_seconds(pull_left, push_left, pull_rate, push_rate)

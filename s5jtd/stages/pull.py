@@ -119,7 +119,10 @@ class Pull:
             if job is None:
                 self._ledger.unplan(chunk)
                 return True
-            with structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name):
+            with (
+                structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name),
+                self._meter.batch(job.id, Direction.PULL),
+            ):
                 went = self._pull(job, chunk, beat)
         self._bell.ring()
         return went

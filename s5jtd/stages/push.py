@@ -91,7 +91,10 @@ class Push:
                 return False
             chunk, items = taken
             job = jobs[chunk.job_id]
-            with structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name):
+            with (
+                structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name),
+                self._meter.batch(job.id, Direction.PUSH),
+            ):
                 went = self._push(job, chunk, items, beat)
         self._bell.ring()
         return went

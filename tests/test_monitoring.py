@@ -1,0 +1,177 @@
+"""The file of metrics, and what docs/monitoring gives to Grafana and Prometheus: it names what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from s5jtd.api.metrics import render
+from s5jtd.meter import Meter
+from s5jtd.metrics_file import MetricsFile
+from s5jtd.model import Direction
+from s5jtd.problems import Problems
+from tests.appliance import Appliance, side, some_objects, until
+from tests.fake_controls import STATUS
+from tests.monitoring_pages import page
+
+FOLDER = Path(__file__).parents[1] / "docs" / "monitoring"
+#: What others measure and the rules look at.
+OF_OTHERS = {"up", "node_textfile_mtime_seconds"}
+WORDS = {"sum", "max", "by", "on", "and", "or", "rate", "increase", "time", "instance"}
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory) -> dict[str, set[str]]:
+    """Every metric there is, with its labels, as Prometheus' own parser reads them."""
+    folder = tmp_path_factory.mktemp("metrics")
+    state: Any = full_status()
+    written = MetricsFile(folder, lambda: state, Problems())
+    written.step(lambda: None)
+    text = written.path.read_text() + render(state, datetime.now(UTC)).decode()
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def full_status() -> dict[str, Any]:
+    moved = {"pull_bytes": 1, "push_bytes": 2}
+    job: Any = {**STATUS["jobs"][0], "moved": moved, "eta_seconds": 5.0}
+    return {**STATUS, "jobs": [job]}
+
+
+def queries(text: str) -> list[tuple[str, set[str]]]:
+    """Each metric that a PromQL expression names, with the labels it asks for."""
+    text = re.sub(r"\[[0-9a-z]+\]", "", text)
+    found = []
+    for name, _, selector in re.findall(r"\b([a-z][a-z0-9_]*)\b(?!\s*\()(\{([^}]*)\})?", text):
+        if name.startswith("s5jtd_") and name != "s5jtd_job":
+            found.append((name, set(re.findall(r"(\w+)\s*[!=]", selector)) - {"instance"}))
+    return found
+
+
+def rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads((FOLDER / "grafana-dashboard.json").read_text())
+    return [
+        *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"]),
+        *(rule["expr"] for rule in rules()),
+    ]
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_what_dashboard_and_rules_ask_for_is_there(expression, known):
+    asked = queries(expression)
+
+    assert asked or OF_OTHERS & set(re.findall(r"\w+", expression))
+    for name, labels in asked:
+        assert name in known, name
+        assert labels <= known[name], (name, labels)
+
+
+def test_rules_name_labels_that_their_metric_has(known):
+    for rule in rules():
+        said = " ".join(rule["annotations"].values())
+        labels = set(re.findall(r"\$labels\.(\w+)", said)) - {"instance", "state"}
+        there = {label for name, _ in queries(rule["expr"]) for label in known[name]}
+        assert labels <= there, rule["alert"]
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert re.search(r"s5jtctl|journalctl|systemctl|restart|disk", said), rule["alert"]
+
+
+def test_the_handbook_names_every_metric(known):
+    told = set(re.findall(r"`(s5jtd_\w+)`", (FOLDER / "README.md").read_text()))
+
+    assert told - {"s5jtd_job"} == set(known)
+
+
+def test_the_page_of_events_is_current():
+    """`.venv/bin/python -m tests.monitoring_pages > docs/monitoring/events.md` makes it so."""
+    assert (FOLDER / "events.md").read_text() == page()
+
+
+def test_the_file_is_replaced_as_a_whole_and_a_full_disk_is_a_problem(tmp_path, monkeypatch):
+    problems = Problems()
+    state: Any = full_status()
+    metrics = MetricsFile(tmp_path, lambda: state, problems)
+    metrics.step(lambda: None)
+    before = metrics.path.read_bytes()
+    with metrics.path.open("rb") as reader:
+        state = {**state, "problems": [{"code": "volume_full", "message": "", "hint": "", "since": None}]}
+        metrics.step(lambda: None)
+        assert reader.read() == before  # whoever reads while it is replaced reads one of the two
+    assert b'code="volume_full"} 1.0' in metrics.path.read_bytes()
+
+    monkeypatch.setattr(
+        os, "fchmod", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
+    metrics.step(lambda: None)
+    assert [problem.code for problem in problems.now()] == ["metrics_not_written"]
+    assert os.listdir(tmp_path) == ["metrics.prom"]
+
+    monkeypatch.undo()
+    metrics.step(lambda: None)
+    assert problems.now() == []
+    metrics.remove()
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_under_way_is_told_until_it_is_settled():
+    now = [100.0]
+    meter = Meter(clock=lambda: now[0])
+    with meter.batch(1, Direction.PULL):
+        now[0] += 1
+        meter.add(1, Direction.PULL, 700)
+        meter.add(1, Direction.PULL, 300)
+        assert meter.under_way_bytes(1, Direction.PULL) == 1000
+        assert meter.under_way_bytes(1, Direction.PUSH) == meter.under_way_bytes(2, Direction.PULL) == 0
+    assert meter.under_way_bytes(1, Direction.PULL) == 0
+    assert meter.total_bytes(1, Direction.PULL) == 1000
+    now[0] += 1000
+    assert meter.bytes_per_second(1, Direction.PULL) == 0
+    assert meter.total_bytes(1, Direction.PULL) == 1000
+
+
+def test_the_daemon_keeps_its_file_current_and_takes_it_away(tmp_path, moto):
+    """The numbers are those of the server: what it holds is what is delivered, what it sent has moved."""
+    objects = some_objects(40)
+    origin, target = moto.new_bucket(), moto.new_bucket()
+    moto.fill(origin, objects)
+    path = tmp_path / "run" / "metrics.prom"
+
+    def value(name: str, **labels: str) -> float | None:
+        for family in text_string_to_metric_families(path.read_text()):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    return float(sample.value)
+        return None
+
+    size = sum(map(len, objects.values()))
+    with Appliance(tmp_path, volumes=1) as appliance:
+        appliance.configure({"name": "a", "source": side(moto, origin), "destination": side(moto, target)})
+        appliance.start()
+        appliance.settled()
+        until(
+            lambda: value("s5jtd_job_objects", state="delivered") == len(objects), "the file's next version"
+        )
+        assert value("s5jtd_job_bytes", state="delivered") == size
+        assert value("s5jtd_job_moved_bytes_total", direction="push") == size
+        assert value("s5jtd_job_moved_bytes_total", direction="pull") == size
+        assert value("s5jtd_up") == 1
+        (job,) = appliance.status()["jobs"]
+        assert job["under_way"] == {"pull_bytes": 0, "push_bytes": 0}
+        appliance.stop()
+        assert not path.exists()
