@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -24,16 +25,19 @@ from s5jtd.daemon import Inbox, Reload, Stop
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
-from s5jtd.jobs import build_job
+from s5jtd.jobs import build_job, timetables
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.database import BACKUPS
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.upkeep import Ballast
+from s5jtd.link.line import Line
+from s5jtd.link.tuning import Tuner
 from s5jtd.log import listen as set_listener
 from s5jtd.log import set_level
 from s5jtd.meter import Meter
 from s5jtd.metrics_file import MetricsFile
+from s5jtd.model import Direction
 from s5jtd.pool import Pool, Watch, silent
 from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
@@ -64,8 +68,6 @@ log = structlog.get_logger(__name__)
 
 #: Pullers and pushers of a volume: one seals or checks while the other transfers.
 SLOTS = 2
-#: Objects at a time in one s5cmd, where the configuration leaves it to us.
-ENGINE_WORKERS = 16
 #: Threads that wait for servers' answers to single questions.
 ASKING_THREADS = 16
 #: The same for resyncs, which must not keep the road waiting.
@@ -105,7 +107,9 @@ class App:
         self.bell = Bell()
         self.problems = Problems()
         self.meter = Meter()
-        self.engine: Engine = _engine()
+        self.line = Line(config.state_dir, timetables(config))
+        self.tuner = Tuner(lambda: self.config.limits.workers)
+        self.engine: Engine = _engine(self.line)
         self._ballast = Ballast(config.state_dir)
         patience = Patience(
             self._ballast, self.problems, self._stop, lasting_seconds_max=ONCE_SECONDS if once else math.inf
@@ -124,7 +128,9 @@ class App:
         self._scans: dict[int, Scan] = {}
         self._resyncs: dict[int, Resync] = {}
         self._workers: list[Worker] = []
-        self.desk = StatusDesk(self.ledger, self.pool, self.meter, self.problems, str(config_path))
+        self.desk = StatusDesk(
+            self.ledger, self.pool, self.meter, self.tuner, self.problems, str(config_path)
+        )
         self._metrics = MetricsFile(
             config.runtime_dir, lambda: self.desk.status(self.job_list()), self.problems
         )
@@ -151,9 +157,9 @@ class App:
         """The jobs in the order of the configuration."""
         return list(self._jobs.values())
 
-    def halted(self, job: Job) -> bool:
+    def halted(self, job: Job, direction: Direction) -> bool:
         """Whether what runs for a job must come to its end now."""
-        return self._stop.is_set() or job.id in self._holds
+        return self._stop.is_set() or job.id in self._holds or self.line.stopped(direction)
 
     def hold(self, job_id: int, *, held: bool) -> None:
         """Interrupt what runs for a job, or let it run again."""
@@ -197,19 +203,15 @@ class App:
             yield Pull(
                 slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
                 hashing=self._hashing[volume.name], meter=self.meter, problems=self.problems, bell=self.bell,
-                workers=self._engine_workers, halted=self.halted,
+                tuner=self.tuner, halted=partial(self.halted, direction=Direction.PULL),
             )  # fmt: skip
             yield Push(
                 slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
                 asking=self._asking, meter=self.meter, problems=self.problems, bell=self.bell,
-                workers=self._engine_workers, halted=self.halted,
+                tuner=self.tuner, halted=partial(self.halted, direction=Direction.PUSH),
             )  # fmt: skip
         yield Release(volume, self.ledger, self.pool, self.bell)
         yield KeepCopy(volume, self.pool, self.config.state_dir / BACKUPS, self._stop)
-
-    def _engine_workers(self) -> int:
-        configured = self.config.limits.workers
-        return ENGINE_WORKERS if configured == "auto" else configured
 
     def _puller(self, volume: Volume) -> Pull:
         return next(stage for stage in self._volume_stages(volume) if isinstance(stage, Pull))
@@ -286,6 +288,7 @@ class App:
         self._comparing.shutdown(wait=False, cancel_futures=True)
         for hashing in self._hashing.values():
             hashing.shutdown(wait=False, cancel_futures=True)
+        self.line.close()
         self.ledger.close()
         for volume in self.pool.volumes:
             volume.detach()
@@ -373,6 +376,7 @@ class App:
                 self._change_job(self._jobs[job.id], job)
         self._jobs = {id_: self._jobs[id_] for id_ in fresh}  # in the order of the file
         self.config = new
+        self.line.configure(timetables(new))
         set_level(new.log.level)
         self.bell.ring()
 
@@ -445,8 +449,8 @@ class App:
         return Exit.OBJECTS_FAILED if codes else Exit.DONE
 
 
-def _engine() -> S5cmd:
-    engine = S5cmd()
+def _engine(line: Line) -> S5cmd:
+    engine = S5cmd(ways=line.open)
     engine.check()
     return engine
 

@@ -235,6 +235,38 @@ class Controls:
             epoch, request.job, objects=request.objects, limit=request.limit, after=request.after
         )
 
+    def bandwidth_get(self, request: requests.BandwidthGet) -> protocol.Bandwidth:
+        """What each direction may move and does move."""
+        meter, jobs = self._app.meter, self._app.job_list()
+        return {
+            "limits": [
+                {
+                    "direction": limit.direction.value,
+                    "limit_bytes_per_second": None if limit.rate is None else round(limit.rate),
+                    "set_by": "operator" if limit.by_operator else "config",
+                    "rate_bytes_per_second": round(
+                        sum(meter.bytes_per_second(job.id, limit.direction) for job in jobs)
+                    ),
+                    "next_change_at": rfc3339(
+                        None if limit.next_change is None else int(limit.next_change * 1000)
+                    ),
+                    "timezone": time.strftime("%Z"),
+                }
+                for limit in self._app.line.limits()
+            ]
+        }
+
+    def bandwidth_set(self, request: requests.BandwidthSet) -> protocol.Bandwidth:
+        """Another limit from now on, also for what moves already; it survives a restart."""
+        try:
+            self._app.line.order(request.direction, request.limit_bytes_per_second)
+        except OSError as error:
+            raise UsageError(
+                f"the limit cannot be kept: {error.strerror}", hint="check state_dir and who owns it"
+            ) from error
+        self._app.bell.ring()
+        return self.bandwidth_get(requests.BandwidthGet())
+
     def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
         """Read the configuration again."""
         return self._app.ask_to_reload()

@@ -36,6 +36,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "api_started": Event("info", "the log API listens"),
         "api_stopping": Event("info", "the log API was asked to end"),
         "api_token_refused": Event("warning", "somebody showed the log API a wrong token"),
+        "bandwidth_order_lost": Event(
+            "warning", "what an operator ordered with `s5jtctl bandwidth` cannot be read; the config holds"
+        ),
         "bytes_differ": Event(
             "warning",
             "bytes that came from an endpoint, or went to one, are not those of the source; `objects` travel"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s5jtd.config import JobConfig, S3Destination, S3Side
+from s5jtd.config import Config, JobConfig, S3Destination, S3Side
 from s5jtd.config.sides import (
     AnonymousCredentials,
     EnvCredentials,
@@ -15,8 +15,9 @@ from s5jtd.config.sides import (
 from s5jtd.engine.contract import Remote
 from s5jtd.errors import ConfigError
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.line import Timetable
 from s5jtd.log import register_secret
-from s5jtd.model import Side
+from s5jtd.model import Direction, Side
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource, write_shared_file
 from s5jtd.s3.endpoints import Endpoint, Endpoints
@@ -78,7 +79,9 @@ def build_link(side: Side, given: object, job_name: str, runtime_dir: Path) -> L
 
 
 def _client(config: S3Side, url: str | None, provider: CredentialProvider) -> S3Client:
-    link = Transport(verify_tls=config.tls.verify, ca_bundle=config.tls.ca_bundle, proxy=config.proxy)
+    link = Transport(
+        verify_tls=config.tls.verify, ca_bundle=config.tls.ca_bundle, proxy=config.proxy, bind=config.bind
+    )
     return S3Client(
         config.bucket,
         credentials=provider,
@@ -99,6 +102,7 @@ def _remote(config: S3Side, url: str | None, credentials_file: Path | None) -> R
         verify_tls=config.tls.verify,
         ca_bundle=config.tls.ca_bundle,
         proxy=config.proxy,
+        bind=config.bind,
         storage_class=extra.storage_class,
         acl=extra.acl,
         sse=extra.sse_algorithm,
@@ -127,3 +131,9 @@ def credential_source(config: S3Side) -> CredentialSource:
             if token is not None:
                 register_secret(token)
             return CredentialSource(keys=Credentials(given.access_key_id, secret, token))
+
+
+def timetables(config: Config) -> dict[Direction, Timetable]:
+    """The limits of the link as configured."""
+    bandwidth = config.limits.bandwidth
+    return {Direction.PULL: bandwidth.pull, Direction.PUSH: bandwidth.push}

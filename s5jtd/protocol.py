@@ -219,6 +219,19 @@ class LastResync(TypedDict):
     complete: bool  #: both sides were listed to their end
 
 
+class Concurrency(TypedDict):
+    """How much a run takes on at a time."""
+
+    workers: int  #: objects
+    parts: int  #: ranges or parts of one object
+    why: str
+
+
+class JobConcurrency(TypedDict):
+    pull: Concurrency | None  #: null: no run yet
+    push: Concurrency | None
+
+
 class Job(TypedDict):
     name: str
     state: str  #: running idle paused blocked failed
@@ -234,6 +247,7 @@ class Job(TypedDict):
     under_way: NotRequired[Moved]
     moved: NotRequired[Moved]  #: since the daemon started, repeated attempts included
     last_resync: NotRequired[LastResync | None]  #: since the daemon started
+    concurrency: NotRequired[JobConcurrency]
 
 
 class Volume(TypedDict):
@@ -405,10 +419,11 @@ class EndpointList(TypedDict):
 
 class BandwidthLimit(TypedDict):
     direction: Literal["pull", "push"]
-    limit_bytes_per_second: int | None  #: null: unlimited
+    limit_bytes_per_second: int | None  #: null: unlimited; 0: nothing may move, by the timetable
     set_by: Literal["config", "operator"]
     rate_bytes_per_second: float | None  #: what moves now
     next_change_at: str | None  #: by the timetable
+    timezone: NotRequired[str]  #: that the timetable is read in
 
 
 class Bandwidth(TypedDict):

@@ -13,6 +13,7 @@ from s5jtd.ledger.rows import FOREVER_MS, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.views import Pass
+from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Direction, printable
 from s5jtd.pool import Pool
@@ -53,12 +54,13 @@ class StatusDesk:
     """Builds the answer from the parts that know."""
 
     def __init__(
-        self, ledger: Ledger, pool: Pool, meter: Meter, problems: Problems, config_path: str
+        self, ledger: Ledger, pool: Pool, meter: Meter, tuner: Tuner, problems: Problems, config_path: str
     ) -> None:
         """Built once; `state` is set by the daemon as its life goes on."""
         self._ledger = ledger
         self._pool = pool
         self._meter = meter
+        self._tuner = tuner
         self._problems = problems
         self._config_path = config_path
         self._started_ms = int(time.time() * 1000)
@@ -128,7 +130,17 @@ class StatusDesk:
             "last_scan": None if last is None else _last_scan(last),
             "last_delivery_at": rfc3339(views.last_delivery_ms(job.id)),
             "last_resync": _last_resync(job.resync.latest),
+            "concurrency": {
+                "pull": self._concurrency(job, Direction.PULL),
+                "push": self._concurrency(job, Direction.PUSH),
+            },
         }
+
+    def _concurrency(self, job: Job, direction: Direction) -> protocol.Concurrency | None:
+        choice = self._tuner.shown(Lane(job.id, direction))
+        if choice is None:
+            return None
+        return {"workers": choice.workers, "parts": choice.parts, "why": choice.why}
 
     def _state(self, job: Job, pauses: Pauses, objects: dict[str, int]) -> tuple[str, str | None]:
         resting = [

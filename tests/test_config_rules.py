@@ -38,19 +38,15 @@ EXAMPLE = Path(__file__).parent.parent / "etc" / "config.yaml"
 ASKING = {
     "jobs[].source.directory": ("source", {"directory": "/data"}),
     "jobs[].source.bucket=arn:*": ("source", {"bucket": "arn:aws:s3:eu-west-1:123456789012:accesspoint/a"}),
-    "jobs[].source.bind": ("source", {"bucket": "archive", "bind": "eth0"}),
     "jobs[].destination.directory": ("destination", {"directory": "/data"}),
     "jobs[].destination.bucket=arn:*": (
         "destination",
         {"bucket": "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/a"},
     ),
-    "jobs[].destination.bind": ("destination", {"bucket": "cloud", "bind": "10.0.0.2"}),
     "jobs[].destination.stamp": ("destination", {"bucket": "cloud", "stamp": True}),
     "jobs[].mode": ("mode", "direct"),
     "jobs[].engine": ("engine", "native"),
     "jobs[].preserve": ("preserve", ["content"]),
-    "limits.bandwidth.pull": ("pull", "6MiB/s"),
-    "limits.bandwidth.push": ("push", ["12:00 stop"]),
     "reports.upload": ("upload", {"bucket": "reports"}),
 }
 

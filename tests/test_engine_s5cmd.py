@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -64,7 +65,7 @@ def script(folder: Path, body: str) -> Path:
 def faulty(stand: Stand, tmp_path: Path) -> Callable[..., Stand]:
     """A stand with a stand-in for s5cmd that has one of the faults of tests/bin/s5cmd.py."""
 
-    def make(fault: str, **settings: float) -> Stand:
+    def make(fault: str, **settings: Any) -> Stand:
         stand.engine = S5cmd(script(tmp_path, f'exec {sys.executable} -I {FAKE} {fault} "$@"'), **settings)
         return stand
 

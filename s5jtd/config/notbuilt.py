@@ -17,7 +17,6 @@ from s5jtd.config.tree import KeyPath, Node, children, plain
 
 _ONLY_BUCKETS = "this version moves objects from bucket to bucket only; name a bucket"
 _NO_ARN = "this version knows buckets by name only"
-_NO_BIND = "this version leaves the way out to the routing table; leave it out"
 
 #: Key path -> what this version does instead.  A key is refused where its value is not its
 #: default; after `=` a pattern names the values that are refused.
@@ -25,16 +24,12 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
     {
         "jobs[].source.directory": _ONLY_BUCKETS,
         "jobs[].source.bucket=arn:*": _NO_ARN,
-        "jobs[].source.bind": _NO_BIND,
         "jobs[].destination.directory": _ONLY_BUCKETS,
         "jobs[].destination.bucket=arn:*": _NO_ARN,
-        "jobs[].destination.bind": _NO_BIND,
         "jobs[].destination.stamp": "this version adds no metadata of its own; leave it out",
         "jobs[].mode": "this version moves objects only through volumes (mode: staged)",
         "jobs[].engine": "this version moves objects only with s5cmd (engine: s5cmd)",
         "jobs[].preserve": "this version carries the bytes and the key of an object; leave it out",
-        "limits.bandwidth.pull": "this version has no limit of its own; leave it out",
-        "limits.bandwidth.push": "this version has no limit of its own; leave it out",
         "reports.upload": "this version keeps reports in the state folder only; leave it out",
     }
 )

@@ -8,6 +8,7 @@ it.  The stages look at the bytes and ask the servers themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,7 @@ class Remote:
     verify_tls: bool = True
     ca_bundle: Path | None = None
     proxy: str | None = None
+    bind: str | None = None  #: local address or interface to leave from
     storage_class: str | None = None
     acl: str | None = None
     sse: str | None = None
@@ -60,6 +62,7 @@ class Batch:
     data_fd: int  #: directory descriptor of the chunk's data folder; it stays open during the run
     batch_file: Path  #: where the engine may write its command list, e.g. /proc/self/fd/N/pull.batch
     workers: int  #: objects at a time
+    parts: int = 4  #: ranges or parts of one object at a time
 
 
 class Failure(StrEnum):
@@ -100,6 +103,31 @@ class Run:
     end: End
     exit_code: int | None
     messages: tuple[str, ...] = ()  #: what it said that names no transfer; at most 20 lines
+
+
+class Way(Protocol):
+    """How a program reaches its endpoint: these in place of what `Remote` says."""
+
+    @property
+    def endpoint_url(self) -> str | None: ...
+    @property
+    def proxy(self) -> str | None: ...
+    @property
+    def holds(self) -> Callable[[], bool]:
+        """Asked at least once a second; False: the run must end, to begin anew under other limits."""
+
+
+class Ways(Protocol):
+    """Gives ways that keep to the limits of the link and leave from where they should."""
+
+    def __call__(
+        self, direction: Direction, endpoint_url: str | None, /, *, proxy: str | None, bind: str | None
+    ) -> AbstractContextManager[Way]:
+        """A way that is open while the block runs.
+
+        Raises:
+            OSError: the machine has no room for it.
+        """
 
 
 class Engine(Protocol):

@@ -24,8 +24,6 @@ PARTS_MAX: Final = 10_000
 #: Up to this size an object comes in one GET, which cannot mix two versions of it; a larger one comes in
 #: ranges of this size.  A range that breaks off starts again, so on a bad link smaller is better.
 PULL_RANGE_BYTES: Final = 16 * MIB
-#: Ranges or parts of one object at a time.
-OBJECT_CONCURRENCY: Final = 4
 #: Enough for a dropped connection; the ledger counts and spaces the attempts that matter.
 RETRY_COUNT: Final = 2
 
@@ -78,21 +76,19 @@ def expected_parts(size: int, part_size: int) -> int | None:
     return None if size <= part_size else -(-size // part_size)
 
 
-def pull_line(bucket: str, transfer: Transfer) -> bytes:
-    """The line that fetches one object to its opaque name in the working directory."""
+def pull_line(bucket: str, transfer: Transfer, parts: int = 4) -> bytes:
+    """The line that fetches one object to its opaque name in the working folder, in ranges side by side."""
     single = transfer.size <= PULL_RANGE_BYTES
     part_size = _whole_mib(max(transfer.size, 1)) if single else PULL_RANGE_BYTES
-    return _line(
-        _sizes(part_size, 1 if single else OBJECT_CONCURRENCY), _url(bucket, transfer), _local(transfer)
-    )
+    return _line(_sizes(part_size, 1 if single else parts), _url(bucket, transfer), _local(transfer))
 
 
-def push_line(remote: Remote, transfer: Transfer) -> bytes:
-    """The line that sends one file with its headers."""
+def push_line(remote: Remote, transfer: Transfer, parts: int = 4) -> bytes:
+    """The line that sends one file with its headers, at most so many parts at a time."""
     part_size = upload_part_size(transfer.size, transfer.part_size)
-    parts = expected_parts(transfer.size, part_size) or 1
+    parts = min(expected_parts(transfer.size, part_size) or 1, parts)
     return _line(
-        _sizes(part_size, min(parts, OBJECT_CONCURRENCY)),
+        _sizes(part_size, parts),
         *_remote_flags(remote),
         *_header_flags(transfer),
         _local(transfer),

@@ -13,12 +13,13 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from s5jtd.engine import language
 from s5jtd.engine.answers import Other, Success, outcome_of, presentable, read_line
-from s5jtd.engine.contract import NO_HEADERS, Batch, End, Failure, Outcome, Run
+from s5jtd.engine.contract import NO_HEADERS, Batch, End, Failure, Outcome, Run, Way, Ways
 from s5jtd.engine.process import Child, Counters, spawn
 from s5jtd.errors import EngineError
 from s5jtd.model import Direction
@@ -53,14 +54,22 @@ class S5cmd:
     name = "s5cmd"
 
     def __init__(
-        self, binary: Path | None = None, *, stall_seconds: float = 60.0, grace_seconds: float = 10.0
+        self,
+        binary: Path | None = None,
+        *,
+        ways: Ways | None = None,
+        stall_seconds: float = 60.0,
+        grace_seconds: float = 10.0,
     ) -> None:
         """A run that moves nothing for `stall_seconds` is ended; asked to end, one has `grace_seconds`.
+
+        Without `ways` it goes straight out, and nothing limits it.
 
         Raises:
             EngineError: no binary is given, and the package that has one is not installed.
         """
         self._binary = binary or find_binary()
+        self._ways: Ways = ways or _straight
         self._stall_seconds = stall_seconds
         self._grace_seconds = grace_seconds
 
@@ -113,16 +122,21 @@ class S5cmd:
         lines = talk.lines()
         if not lines:
             return Run(End.EXITED, 0)
-        with _batch_file(batch.batch_file, b"".join(lines)) as batch_fd:
-            argv = language.argv(self._binary, batch.remote, batch.workers, f"/proc/self/fd/{batch_fd}")
+        given = batch.remote
+        with (
+            _batch_file(batch.batch_file, b"".join(lines)) as batch_fd,
+            self._ways(batch.direction, given.endpoint_url, proxy=given.proxy, bind=given.bind) as way,
+        ):
+            remote = replace(given, endpoint_url=way.endpoint_url, proxy=way.proxy)
+            argv = language.argv(self._binary, remote, batch.workers, f"/proc/self/fd/{batch_fd}")
             with spawn(
                 argv,
-                env=language.environment(batch.remote),
+                env=language.environment(remote),
                 grace_seconds=self._grace_seconds,
                 folder_fd=batch.data_fd,
                 pass_fds=[batch_fd],
             ) as child:
-                ended_by_us = self._follow(child, talk, on_progress, stop)
+                ended_by_us = self._follow(child, talk, on_progress, lambda: stop() or not way.holds())
                 exit_code = child.exit_code
         by_itself = End.KILLED if exit_code is not None and exit_code < 0 else End.EXITED
         return Run(ended_by_us or by_itself, exit_code, tuple(talk.messages))
@@ -198,9 +212,9 @@ class _Talk:
             if reason:
                 self._settle(Outcome(transfer.name, Failure.OTHER, reason))
             elif batch.direction is Direction.PULL:
-                lines.append(language.pull_line(batch.remote.bucket, transfer))
+                lines.append(language.pull_line(batch.remote.bucket, transfer, batch.parts))
             else:
-                lines.append(language.push_line(batch.remote, transfer))
+                lines.append(language.push_line(batch.remote, transfer, batch.parts))
         return lines
 
     def hear(self, line: bytes) -> None:
@@ -253,6 +267,23 @@ class _Progress:
     def still_seconds(self, now: float) -> float:
         """For how long nothing moved at all, as of the last `advance`."""
         return now - self._moved_at
+
+
+class _Straight(NamedTuple):
+    """The way of whom nothing limits."""
+
+    endpoint_url: str | None
+    proxy: str | None
+    holds: Callable[[], bool]
+
+
+@contextlib.contextmanager
+def _straight(
+    _direction: Direction, endpoint_url: str | None, *, proxy: str | None, bind: str | None
+) -> Iterator[Way]:
+    if bind is not None:
+        raise EngineError("s5cmd cannot choose where it leaves from", hint="leave `bind` out")
+    yield _Straight(endpoint_url, proxy, lambda: True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -9,6 +10,7 @@ import structlog
 from s5jtd.engine.contract import End, Failure, Outcome
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, EngineError, S5jtError
 from s5jtd.ledger.rows import Item, Returned
+from s5jtd.link.tuning import Trial
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 
@@ -74,6 +76,18 @@ def weigh(
     if fault is None or blamed != sick:
         endpoints.report(endpoint, fault, transfers=max(1, len(outcomes)))
     return frozenset(blamed)
+
+
+def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], end: End, started: float) -> Trial:
+    """How a run went that began at `started` (monotonic seconds), for the tuner."""
+    done = [name for name, outcome in outcomes.items() if outcome.failure is None]
+    sick = sum(_looks_like_endpoint(outcome, end) for outcome in outcomes.values())
+    return Trial(
+        len(done),
+        sum(items[name].size for name in done),
+        time.monotonic() - started,
+        trouble=end is End.STALLED or sick > len(done) // 8,
+    )
 
 
 def _looks_like_endpoint(outcome: Outcome | None, end: End) -> bool:

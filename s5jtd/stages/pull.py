@@ -24,6 +24,7 @@ from s5jtd.integrity.hashing import drop_cache
 from s5jtd.ledger.rows import Chunk, Item, Returned, Staged
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Direction
 from s5jtd.pool import Pool
@@ -39,6 +40,7 @@ from s5jtd.stages.failures import (
     NO_ANSWER,
     engine_failed,
     tell_mismatches,
+    trial,
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
@@ -87,10 +89,10 @@ class Pull:
         meter: Meter,
         problems: Problems,
         bell: Bell,
-        workers: Callable[[], int],
+        tuner: Tuner,
         halted: Callable[[Job], bool],
     ) -> None:
-        """`hashing` runs checks beside the transfer; `halted` tells whether a job must stop at once."""
+        """`hashing` runs checks beside the transfer; `halted` tells whether a job must rest now."""
         self.name = f"pull {volume.name} {slot}"
         self.volume = volume
         self._jobs = jobs
@@ -101,7 +103,7 @@ class Pull:
         self._meter = meter
         self._problems = problems
         self._bell = bell
-        self._workers = workers
+        self._tuner = tuner
         self._halted = halted
 
     def step(self, beat: Callable[[], None]) -> bool:
@@ -177,16 +179,20 @@ class Pull:
                 job, chunk, folder, StagedCheck(job, endpoint.client),
                 {file_name(item.id): item for item in items}, beat,
             )  # fmt: skip
+            lane = Lane(job.id, Direction.PULL)
+            run_started = time.monotonic()
+            choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
             run = self._engine.run(
                 Batch(
                     Direction.PULL, remote,
                     tuple(Transfer(name, item.key, item.size) for name, item in work.by_name.items()),
-                    folder.data_fd, batch_path(folder.fd, "pull.batch"), self._workers(),
+                    folder.data_fd, batch_path(folder.fd, "pull.batch"), choice.workers, choice.parts,
                 ),
                 on_outcome=lambda outcome: self._on_outcome(work, outcome),
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
                 stop=lambda: self._halted(job) or not volume.state.owes_space,
             )  # fmt: skip
+            self._tuner.learn(lane, choice, trial(work.by_name, work.outcomes, run.end, run_started))
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)
             self._seal(work, settled, endpoint.url)

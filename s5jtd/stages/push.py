@@ -13,6 +13,7 @@ from s5jtd.errors import Busy, EndpointError, EngineError, ObjectError, VolumeEr
 from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Direction
 from s5jtd.pool import Pool
@@ -26,6 +27,7 @@ from s5jtd.stages.failures import (
     NO_ANSWER,
     engine_failed,
     tell_mismatches,
+    trial,
     weigh,
 )
 from s5jtd.stages.inquiry import holdings
@@ -61,10 +63,10 @@ class Push:
         meter: Meter,
         problems: Problems,
         bell: Bell,
-        workers: Callable[[], int],
+        tuner: Tuner,
         halted: Callable[[Job], bool],
     ) -> None:
-        """`asking` runs single requests side by side; `halted` tells whether a job must stop at once."""
+        """`asking` runs single requests side by side; `halted` tells whether a job must rest now."""
         self.name = f"push {volume.name} {slot}"
         self.volume = volume
         self._jobs = jobs
@@ -75,7 +77,7 @@ class Push:
         self._meter = meter
         self._problems = problems
         self._bell = bell
-        self._workers = workers
+        self._tuner = tuner
         self._halted = halted
 
     def step(self, beat: Callable[[], None]) -> bool:
@@ -169,7 +171,7 @@ class Push:
             outcomes: dict[str, Outcome] = {}
             blamed: frozenset[str] = frozenset()
             if left:
-                run = self._send(job, folder, left, remote, outcomes, beat)
+                run = self._send(job, folder, left, endpoint, remote, outcomes, beat)
                 blamed = weigh(job.destination.endpoints, endpoint, left, outcomes, run.end)
                 asked = [item for name, item in left.items() if _worth_asking(outcomes.get(name), run)]
                 settled |= self._look(job, endpoint, check, asked, beat, after_push=True)
@@ -221,6 +223,7 @@ class Push:
         job: Job,
         folder: ChunkFolder,
         items: Mapping[str, Item],
+        endpoint: Endpoint,
         remote: Remote,
         outcomes: dict[str, Outcome],
         beat: Callable[[], None],
@@ -234,19 +237,24 @@ class Push:
         def on_outcome(outcome: Outcome) -> None:
             outcomes[outcome.name] = outcome
 
-        return self._engine.run(
+        lane = Lane(job.id, Direction.PUSH)
+        started = time.monotonic()
+        choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
+        run = self._engine.run(
             Batch(
                 Direction.PUSH, remote,
                 tuple(
                     Transfer(name, job.destination_key(item.key), item.size, item.part_size)
                     for name, item in items.items()
                 ),
-                folder.data_fd, batch_path(folder.fd, "push.batch"), self._workers(),
+                folder.data_fd, batch_path(folder.fd, "push.batch"), choice.workers, choice.parts,
             ),
             on_outcome=on_outcome,
             on_progress=on_progress,
             stop=lambda: self._halted(job) or not self.volume.state.gives_pushes,
         )  # fmt: skip
+        self._tuner.learn(lane, choice, trial(items, outcomes, run.end, started))
+        return run
 
 
 def _lost(item: Item) -> Returned:

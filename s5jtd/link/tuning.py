@@ -1,0 +1,136 @@
+"""How much to ask of a link at a time: begun by its latency, then by what more of it brought.
+
+One lane is one direction of one job.  A distant server needs more requests in flight for the same rate, so
+a lane begins with a number that grows with latency.  From there it doubles while that pays, goes back
+where it does not, and halves where requests fail: on a thin line more at a time only means more that
+breaks at once.  Decisions are pure functions over frozen values; `Tuner` holds the values and a lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal, NamedTuple
+
+from s5jtd.model import Direction
+
+#: Objects at a time in one run, where the configuration leaves it to us: least, usual, most.
+WORKERS_MIN: Final = 4
+WORKERS_USUAL: Final = 16
+WORKERS_MAX: Final = 128
+#: Ranges or parts of one object at a time: usual, and most, where there are fewer objects than workers.
+PARTS_USUAL: Final = 4
+PARTS_MAX: Final = 16
+#: Up to this latency the usual number fills a line; above it grows in proportion.
+_NEAR_MS: Final = 50.0
+#: What an object costs besides its bytes, as so many bytes: small ones are bound by round trips.
+_OBJECT_BYTES: Final = 256 * 1024
+#: More at a time must bring so much more, or it was noise.
+_PAYS: Final = 1.1
+#: After a try that did not pay, so many good runs until the next.
+_RUNS_BETWEEN_TRIES: Final = 20
+
+
+class Lane(NamedTuple):
+    """What shares one number."""
+
+    job_id: int
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How much one run takes on at a time, and why."""
+
+    workers: int  #: objects
+    parts: int  #: ranges or parts of one object
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """How a run went that was given a choice."""
+
+    objects: int  #: that came through
+    moved_bytes: int
+    seconds: float
+    trouble: bool  #: the endpoint failed, refused or stalled
+
+    @property
+    def pace(self) -> float:
+        """Work per second; runs of large and of small objects compare by it."""
+        return (self.moved_bytes + self.objects * _OBJECT_BYTES) / max(self.seconds, 0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What is known of a lane."""
+
+    workers: int
+    why: str
+    pace: float = 0.0  #: the best seen with half as many; 0: not tried yet
+    rests: int = 0  #: good runs until more is tried
+
+
+def first_level(latency_ms: float | None) -> Level:
+    """Where a lane begins: the further away, the more at a time."""
+    if latency_ms is None or latency_ms <= _NEAR_MS:
+        return Level(WORKERS_USUAL, "usual")
+    workers = min(round(WORKERS_USUAL * latency_ms / _NEAR_MS), WORKERS_MAX)
+    return Level(workers, f"latency of {latency_ms:.0f} ms")
+
+
+def next_level(level: Level, trial: Trial) -> Level:
+    """What a run taught: half after trouble, double while that pays, back where it did not."""
+    workers = level.workers
+    if trial.trouble:
+        return Level(max(workers // 2, WORKERS_MIN), "halved after failures of the endpoint", rests=3)
+    if trial.objects < 2 * workers:
+        return level  # too few to tell anything
+    if level.rests:
+        return replace(level, rests=level.rests - 1)
+    if level.pace and trial.pace < level.pace * _PAYS:
+        why = f"{workers} at a time brought no more"
+        return Level(max(workers // 2, WORKERS_MIN), why, rests=_RUNS_BETWEEN_TRIES)
+    if workers >= WORKERS_MAX:
+        return replace(level, pace=0.0, rests=_RUNS_BETWEEN_TRIES)
+    why = f"more pays: {workers} at a time brought more than half as many" if level.pace else "trying more"
+    return Level(min(workers * 2, WORKERS_MAX), why, pace=trial.pace)
+
+
+class Tuner:
+    """The levels of all lanes.  Threads may share it."""
+
+    def __init__(self, configured: Callable[[], int | Literal["auto"]]) -> None:
+        """`configured` tells what the configuration says now: a number, or to choose here."""
+        self._configured = configured
+        self._lock = threading.Lock()
+        self._levels: dict[Lane, Level] = {}
+
+    def choose(self, lane: Lane, latency_ms: float | None, objects: int) -> Choice:
+        """For a run of so many objects."""
+        with self._lock:
+            level = self._levels.get(lane)
+            if level is None:
+                level = self._levels[lane] = first_level(latency_ms)
+        configured = self._configured()
+        if configured != "auto":
+            level = Level(configured, "configured: limits.workers")
+        busy = max(1, min(objects, level.workers))
+        parts = min(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL), PARTS_MAX)
+        return Choice(level.workers, parts, level.why)
+
+    def learn(self, lane: Lane, choice: Choice, trial: Trial) -> None:
+        """Say how a run went; one that was given another number than holds now teaches nothing."""
+        with self._lock:
+            level = self._levels.get(lane)
+            if level is not None and level.workers == choice.workers:
+                self._levels[lane] = next_level(level, trial)
+
+    def shown(self, lane: Lane) -> Choice | None:
+        """What the next run of many objects gets; None before the first."""
+        with self._lock:
+            if lane not in self._levels:
+                return None
+        return self.choose(lane, None, WORKERS_MAX)
