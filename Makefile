@@ -34,7 +34,7 @@ test-go: $(VENV)/test.stamp
 
 # Changes the machine it runs on: it installs s5jtd from the bundle, and removes it again.
 test-systemd: $(VENV)/test.stamp
-	$(RUN) pytest tests/systemd --run-systemd $(TESTS)
+	S5JTD_SYSTEMD=1 $(RUN) pytest tests/systemd
 
 bundle: $(VENV)/test.stamp
 	$(VENV)/bin/python release/bundle.py $(ARCH)

@@ -98,12 +98,17 @@ def only_job(loaded: config.Config, name: str | None) -> config.Config:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 @click.option("--offline", is_flag=True, help="Ask no endpoint.")
+@click.option("--install", is_flag=True, help="The installation too: program, units, owners, credentials.")
+@click.option(
+    "--legacy-exit-codes", "legacy", is_flag=True,
+    help="0 all is well, else 1 installation, 2 credentials, 3 S3 access.",
+)  # fmt: skip
 @pass_context
-def check(context: Context, as_json: bool, offline: bool) -> None:
+def check(context: Context, as_json: bool, offline: bool, install: bool, legacy: bool) -> None:
     """Check configuration, s5cmd, volumes, credentials and every endpoint."""
     from s5jtd.commands.check import check as perform
 
-    sys.exit(perform(context.path, as_json=as_json, offline=offline))
+    sys.exit(perform(context.path, as_json=as_json, offline=offline, install=install, legacy=legacy))
 
 
 @main.command("list")

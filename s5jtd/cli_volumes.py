@@ -20,6 +20,7 @@ def volumes() -> None:
     A blank disk:                  s5jtd volumes plan, then s5jtd volumes apply
     A folder, or a mounted disk:   s5jtd volumes stamp PATH
     A disk of another appliance:   s5jtd volumes adopt PATH
+    Then, for the service:         s5jtd volumes dropin --write
     """
 
 
@@ -131,3 +132,13 @@ def adopt(context: Any, path: Path, dry_run: bool, assume_yes: bool) -> None:
     from s5jtd.commands.volumes import adopt as perform
 
     sys.exit(perform(context.load(), path, assume_yes=assume_yes, dry_run=dry_run))
+
+
+@volumes.command()
+@click.option("--write", is_flag=True, help="Put it in its place, as root, instead of showing it.")
+@click.pass_obj
+def dropin(context: Any, write: bool) -> None:
+    """Make the drop-in that tells s5jtd.service of the configured volumes and credentials."""
+    from s5jtd.commands.dropin import dropin as perform
+
+    sys.exit(perform(context.load(), context.path, write=write))

@@ -171,7 +171,7 @@ def test_without_systemd_there_is_no_systemd_credential():
     with pytest.raises(EndpointRefused) as caught:
         CredentialProvider(CredentialSource(systemd="sbe"), environ={}).current()
 
-    assert "LoadCredential=sbe:" in caught.value.hint
+    assert "credentials.d/sbe" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["../shadow", "/etc/shadow", ".."])

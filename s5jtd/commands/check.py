@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,14 @@ from typing import Any
 import click
 
 from s5jtd import log
-from s5jtd.config import Config, JobConfig, expand_volumes, load
+from s5jtd.commands import installed
+from s5jtd.commands.owner import Owner, as_owner, hand_over, other_owner, with_home
+from s5jtd.config import Config, JobConfig, S3Side, expand_volumes, load
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.errors import Exit, S5jtError
-from s5jtd.jobs import build_link
+from s5jtd.errors import ConfigError, Exit, S5jtError
+from s5jtd.jobs import build_link, credential_source
 from s5jtd.model import Side
+from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.endpoints import Endpoint
 from s5jtd.s3.listing import list_objects
 from s5jtd.stages.job import Link
@@ -42,17 +45,34 @@ class Finding:
     detail: str
     hint: str = ""
     exit: int = Exit.FAILED
+    about: str = "installation"  #: or "credentials" or "access"
 
 
-def check(path: Path, *, as_json: bool, offline: bool) -> int:
+#: Exit codes of the scripts that s5jtd replaces, the first that applies.
+LEGACY_EXITS = {"installation": 1, "credentials": 2, "access": 3}
+
+
+def check(path: Path, *, as_json: bool, offline: bool, install: bool = False, legacy: bool = False) -> int:
     """Look at everything and report all of it; the exit code is that of the first thing amiss.
+
+    `install` looks at the installation too, `legacy` ends with the codes of `LEGACY_EXITS`.
 
     Raises:
         ConfigError: the configuration cannot be used; without it there is nothing to look at.
     """
     log.configure("error")
-    config = load(path)
+    try:
+        config = load(path)
+    except ConfigError as error:
+        if not legacy:
+            raise
+        _show([Finding("configuration", False, str(error), error.hint)], {})
+        return LEGACY_EXITS["installation"]
+    with_home(other_owner(config.state_dir))
     findings = [Finding("configuration", True, str(path)), *_local(config)]
+    if install:
+        findings += [Finding(*one) for one in installed.look(config, path)]
+    findings += [finding for job in config.jobs for finding in _job_credentials(job)]
     endpoints: list[dict[str, Any]] = []
     if not offline:
         for job in config.jobs:
@@ -66,6 +86,8 @@ def check(path: Path, *, as_json: bool, offline: bool) -> int:
     else:
         _show(findings, feasible)
     bad = [finding for finding in findings if not finding.ok]
+    if legacy:
+        return next((code for about, code in LEGACY_EXITS.items() if about in {f.about for f in bad}), 0)
     return int(bad[0].exit) if bad else Exit.DONE
 
 
@@ -92,13 +114,34 @@ def _tried(subject: str, look: Callable[[], str]) -> Finding:
 
 def _local(config: Config) -> Iterator[Finding]:
     yield _tried("s5cmd", lambda: S5cmd().check())
+    owner = other_owner(config.state_dir)
     for name in ("state_dir", "runtime_dir"):
-        yield _tried(name, partial(_writable, getattr(config, name)))
+        folder = getattr(config, name)
+        if owner is None or folder.exists():  # else the unit makes it, with its owner
+            yield _tried_as(owner, name, partial(_writable, folder))
     volumes = expand_volumes(config)
     for volume in volumes:
-        yield _tried(f"volume {volume.name}", partial(_volume, volume.path, volume.reserve))
+        yield _tried_as(owner, f"volume {volume.name}", partial(_volume, volume.path, volume.reserve))
     if not volumes:
         yield Finding("volumes", False, "none of the configured folders exists", "mount them")
+
+
+def _tried_as(owner: Owner | None, subject: str, look: Callable[[], str]) -> Finding:
+    """What root may write says nothing of the daemon, so it is tried as the daemon's user."""
+    return Finding(**json.loads(as_owner(owner, lambda: json.dumps(asdict(_tried(subject, look))))))
+
+
+def _job_credentials(job: JobConfig) -> Iterator[Finding]:
+    for side, config in ((Side.SOURCE, job.source), (Side.DESTINATION, job.destination)):
+        if isinstance(config, S3Side):
+            provider = CredentialProvider(credential_source(config))
+            found = _tried(f"{job.name} {side} credentials", partial(_signs, provider))
+            yield replace(found, about="credentials")
+
+
+def _signs(provider: CredentialProvider) -> str:
+    provider.current()
+    return str(provider)
 
 
 def _writable(folder: Path) -> str:
@@ -158,7 +201,7 @@ def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str
     finding = _tried(f"{job} {link.side} {endpoint.url}", look)
     if not finding.ok:
         line.update(ok=False, error=finding.detail, hint=finding.hint)
-    return finding
+    return replace(finding, about="access")
 
 
 class ClockSkewed(S5jtError):
@@ -183,6 +226,7 @@ def _write_failed(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[
     try:
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(answer, indent=1) + "\n")
+        hand_over(temporary, other_owner(state_dir))
         temporary.rename(path)
     except OSError as error:
         yield Finding("failed_endpoints.json", False, f"{path}: {error.strerror}", "check who owns state_dir")

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from s5jtd.commands.owner import hand_over, other_owner
 from s5jtd.config import Config
 from s5jtd.errors import Exit, ObjectError, UsageError, VolumeError
 from s5jtd.integrity.hashing import Wanted, hash_file
@@ -39,6 +40,7 @@ def stamp(config: Config, path: Path) -> int:
         probe.write_probe(fd)
         fresh = new_stamp(created_at_ms=int(time.time() * 1000), mount_root=probe.is_mount_root(fd))
         write_stamp(fd, fresh, key)
+    hand_over(path, other_owner(config.state_dir))
     click.echo(f"{path} is volume {fresh.uuid}")
     return Exit.DONE
 
@@ -82,6 +84,7 @@ def adopt(config: Config, path: Path, *, assume_yes: bool, dry_run: bool) -> int
             _seal_anew(fd, one, key)
         # Last: until the stamp is ours, a second try finds everything as it was.
         write_stamp(fd, dataclasses.replace(old, attach_epoch=old.attach_epoch + 1), key)
+    hand_over(path, other_owner(config.state_dir))  # the other appliance's user had another number
     click.echo(
         f"{path} is ours now; put it under `volumes` in the configuration, and it is taken up by itself"
     )

@@ -37,6 +37,8 @@ from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused
 #: The profile in the files we write, as the engine's contract has it.
 PROFILE: Final = "s5jtd"
 
+#: Where the unit's LoadCredential= takes them from; root's commands look there themselves.
+CREDENTIALS_FOLDER: Final = Path("/etc/s5jtd/credentials.d")
 _FILE_BYTES_MAX: Final = 64 * 1024
 #: The AWS chain may end at a metadata service that is not there; asking each time would hold up everything.
 _FAILURE_KEPT_SECONDS: Final = 30.0
@@ -169,10 +171,12 @@ class CredentialProvider:
         if "/" in name or name in {"", ".", ".."}:
             raise EndpointRefused(f"{name!r} cannot be a systemd credential", hint="a plain name is needed")
         directory = self._environ.get("CREDENTIALS_DIRECTORY")
+        if not directory and os.access(CREDENTIALS_FOLDER / name, os.R_OK):
+            return CREDENTIALS_FOLDER / name
         if not directory:
             raise EndpointRefused(
                 f"{self._source}: systemd gave us no credentials",
-                hint=f"start s5jtd as a service whose unit has LoadCredential={name}:FILE",
+                hint=f"put it into {CREDENTIALS_FOLDER / name}, then as root: s5jtd volumes dropin --write",
             )
         return Path(directory) / name
 

@@ -192,7 +192,7 @@ def listed_in_fstab(
     there = [mount for mount in table if mount.point in names and mount.kind != "autofs"]
     if any(not _is_bound_to_itself(mount, table) for mount in there):
         return None
-    if names & set(_fstab_points(fstab)):
+    if names & set(fstab_points(fstab)):
         return str(fstab)
     units = (folder / unit_name(name) for folder in unit_dirs for name in names)
     return next((str(unit) for unit in units if os.path.isfile(unit)), None)
@@ -351,7 +351,8 @@ def _is_bound_to_itself(mount: Mount, table: list[Mount]) -> bool:
     return mount.root == os.path.normpath(os.path.join(below.root, inner))
 
 
-def _fstab_points(fstab: Path) -> list[str]:
+def fstab_points(fstab: Path = Path("/etc/fstab")) -> list[str]:
+    """Where fstab mounts something."""
     try:
         lines = _text_of(fstab).split("\n")
     except OSError:
