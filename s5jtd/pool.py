@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -28,7 +29,18 @@ RETRY_SECONDS_MAX = 30.0
 #: At the start a volume is waited for until it shows no sign of life for so long.
 QUIET_SECONDS_MAX = 60.0
 
-Recovery = Callable[[Volume, Callable[[], None]], None]
+#: So often a volume in use is searched for folders that the ledger does not account for.
+LOOK_AGAIN_SECONDS = 60.0
+
+
+class Recovery(Protocol):
+    """What brings ledger and volume to one opinion."""
+
+    def __call__(self, volume: Volume, beat: Callable[[], None]) -> None:
+        """Settle what an earlier life left on a volume, before it is used."""
+
+    def look_again(self, volume: Volume) -> None:
+        """Settle what could not be decided then."""
 
 
 class Shyness:
@@ -343,6 +355,7 @@ class Watch:
         self._recover = recover
         self._bell = bell
         self._shy = Shyness()
+        self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
 
     def step(self, beat: Callable[[], None]) -> bool:
         """Look once; let go of a volume that failed, and try to take it up again."""
@@ -350,6 +363,7 @@ class Watch:
         if volume.attached and volume.state.gives_pushes:
             try:
                 self._pool.watch(volume)
+                self._look_again()
                 if volume.state is VolumeState.DRAINING:
                     self._pool.let_go(volume)
             except VolumeError as error:
@@ -362,6 +376,12 @@ class Watch:
             self._take_up(volume, beat)
             volume.nudged = False
         return False
+
+    def _look_again(self) -> None:
+        if time.monotonic() >= self._look_at and self.volume.state is not VolumeState.READONLY:
+            self._look_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            with self.volume.use():
+                self._recover.look_again(self.volume)
 
     def _take_up(self, volume: Volume, beat: Callable[[], None]) -> None:
         """Try to attach it; each time it fails again soon after, the next try waits twice as long."""

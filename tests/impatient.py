@@ -17,7 +17,7 @@ from s5jtd import app, jobs, pool
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.s3 import endpoints
 from s5jtd.s3.transport import Link
-from s5jtd.stages import job, pull, push, reroute, scan
+from s5jtd.stages import job, opening, pull, push, reroute, scan
 from tests import nursery
 
 #: A run that moves nothing for so long is ended; so is a single request without an answer.
@@ -28,6 +28,8 @@ BACKOFF_SECONDS: Final = 1.0
 BREAKER_SECONDS: Final = 1.0
 #: A worker of a volume that shows no life for so long is stuck.
 QUIET_SECONDS: Final = 6.0
+#: Why ever the ledger cannot be written, but for a full disk: so long it is tried.
+BLOCKED_SECONDS: Final = 4.0
 #: What lies on a volume that is away for so long is pulled again.
 AWAY_SECONDS: Final = 6.0
 
@@ -62,6 +64,7 @@ def lose_patience() -> None:
         (pull.Pull, "quiet_seconds_max", QUIET_SECONDS),
         (push.Push, "quiet_seconds_max", QUIET_SECONDS),
         (pool, "QUIET_SECONDS_MAX", QUIET_SECONDS),
+        (opening, "BLOCKED_SECONDS_MAX", BLOCKED_SECONDS),
         (reroute, "AWAY_SECONDS", AWAY_SECONDS),
     ]
     for owner, name, value in shorter:

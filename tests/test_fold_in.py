@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,7 @@ class Site:
             delivered = [Delivered(item, "x", Evidence.ETAG) for item in items]
             self.ledger.settle_push(chunk, delivered, [], "http://d")
 
-    def recover(self) -> None:
+    def recover(self, *, again: bool = False) -> None:
         jobs = {self.job.id: self.job}
 
         def puller(volume: Volume) -> Pull:
@@ -120,7 +121,8 @@ class Site:
                 halted=lambda _job: False,
             )  # fmt: skip
 
-        Recover(self.ledger, self.problems, lambda: jobs, puller)(self.volume, lambda: None)
+        recover = Recover(self.ledger, self.problems, lambda: jobs, puller)
+        recover.look_again(self.volume) if again else recover(self.volume, lambda: None)
 
     def path(self, chunk: str, name: str) -> Path:
         return self.volume.path / "s5jtd" / chunk / "data" / name
@@ -288,6 +290,23 @@ def test_what_cannot_be_decided_stays_while_the_rest_is_taken_in(site: Site) -> 
 
     assert site.proven() == KEYS
     assert len(site.folders()) == 2
+
+
+def test_what_could_not_be_decided_is_once_what_was_in_flight_is_delivered(site: Site) -> None:
+    """The folder came back with the power, while its object is on its way from another one."""
+    first = site.stage(b"a")
+    shutil.copytree(site.volume.path / "s5jtd" / first.name, site.folder / "kept")
+    site.lose_the_ledger()
+    shutil.rmtree(site.volume.path / "s5jtd" / first.name)
+    second = site.stage(b"a")
+    (site.folder / "kept").rename(site.volume.path / "s5jtd" / first.name)
+    site.recover()
+    assert sorted(site.folders()) == sorted([first.name, second.name])
+
+    site.deliver()
+    site.recover(again=True)
+
+    assert site.folders() == [second.name]
 
 
 def test_a_version_that_a_newer_delivery_overtook_is_not_sent_after_it(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
@@ -223,30 +224,69 @@ def be_cut_short(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
+def grow(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"!")
+
+
 def rot(file: Path) -> None:
     body = bytearray(file.read_bytes())
     body[0] ^= 1
     file.write_bytes(body)
 
 
-@pytest.mark.parametrize("happen", [vanish, be_cut_short, rot])
-def test_a_staged_copy_that_is_no_longer_what_it_was_is_pulled_again(
-    make: Callable[..., Site], happen: Callable[[Path], None]
+def lose_its_bytes(file: Path) -> None:
+    """The size stays: a file with a hole."""
+    size = file.stat().st_size
+    os.truncate(file, 0)
+    os.truncate(file, size)
+
+
+def become_a_link(file: Path) -> None:
+    there = file.with_name("there")
+    file.rename(there)
+    file.symlink_to(there)
+
+
+def be_linked_elsewhere(file: Path) -> None:
+    file.with_name("elsewhere").hardlink_to(file)
+
+
+def become_a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def become_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+#: What may happen to a file on a volume; a pipe has no size, so it takes an empty object's place.
+HAPPENINGS = (
+    vanish, be_cut_short, grow, rot, lose_its_bytes, become_a_link, be_linked_elsewhere, become_a_folder,
+    become_a_pipe,
+)  # fmt: skip
+
+
+def test_d15_d17_d18_a_staged_copy_that_is_no_longer_what_it_was_is_pulled_again(
+    make: Callable[..., Site],
 ) -> None:
     struck = make(attempts=2)
     appliance = struck.appliance
-    struck.source.fill(struck.here, {b"k%d" % n: b"%d" % n * 100 for n in range(8)})
+    bodies = [b"" if happen is become_a_pipe else b"%d" % n * 100 for n, happen in enumerate(HAPPENINGS)]
+    struck.source.fill(struck.here, {b"k%02d" % n: body for n, body in enumerate([*bodies, b"untouched"])})
     good = appliance.config_path.read_text()
     appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
     appliance.start()
-    until(lambda: appliance.counted() == {"staged": 8}, "all staged")
+    until(lambda: appliance.counted() == {"staged": len(bodies) + 1}, "all staged")
     appliance.stop(signal.SIGKILL)
-    files = [file for volume in appliance.volumes for file in volume.glob("s5jtd/*/data/*.obj")]
-    happen(files[0])
+    for row in sorted(struck.ledger().rows, key=lambda row: row.key)[: len(HAPPENINGS)]:
+        HAPPENINGS[int(row.key[1:])](Path(row.volume, "s5jtd", row.chunk, "data", f"{row.id:x}.obj"))
     appliance.config_path.write_text(good)
 
     appliance.start()
 
-    assert appliance.settled() == {"delivered": 8}
+    assert appliance.settled() == {"delivered": len(bodies) + 1}
     assert struck.differences() == []
+    until(lambda: not struck.left_behind(), "empty volumes")
     assert appliance.stop() == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from s5jtd.errors import Exit
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.volumes.volume import Volume, VolumeState
@@ -18,7 +19,7 @@ from tests.appliance import some_objects, until
 from tests.autopsy import claims, refuted
 from tests.filesystems import MIB, failing_volume, need_mounts
 from tests.impatient import ImpatientNursery
-from tests.powercut import Site, site
+from tests.powercut import Site, site, when_free
 from tests.servers import Server, running_rclone
 
 pytestmark = pytest.mark.timeout(120)
@@ -97,7 +98,7 @@ def test_p15_a_disk_that_hangs_at_the_start_keeps_nobody_waiting(make: Callable[
     assert struck.differences() == []
 
 
-def test_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends_nothing_twice(
+def test_d10_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends_nothing_twice(
     make: Callable[..., Site],
 ) -> None:
     """The source lost one of them meanwhile: then the disk that returns has the last copy."""
@@ -123,6 +124,7 @@ def test_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends_not
 
     until(lambda: appliance.counted() == {"delivered": 39, "gone": 1}, "what can be had without the disk")
     assert [e["objects"] for e in appliance.events("volume_given_up")] == [len(held)]
+    assert list(lost.path.iterdir()) == []  # D10: nothing is written where nothing is mounted
     lost.mount()
     until(lambda: appliance.counted() == {"delivered": 40}, "the last copy's delivery")
 
@@ -132,7 +134,34 @@ def test_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends_not
     assert struck.differences() == []
 
 
-def test_d3_d20_d27_full_volumes_hold_the_pull_until_they_drain(
+def test_d11_volumes_that_changed_places_are_known_by_their_stamps(make: Callable[..., Site]) -> None:
+    struck = make(TWO, chunk={"objects": 5}, scan_every="1h")
+    appliance = struck.appliance
+    struck.source.fill(struck.here, some_objects(20))
+    good = appliance.config_path.read_text()
+    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
+    struck.start()
+    until(appliance.running, "the first answer")
+    until(lambda: appliance.counted() == {"staged": 20}, "all staged")
+    appliance.stop()
+    one, two = struck.systems["volume-1"], struck.systems["volume-2"]
+    for system in (one, two):
+        system.unmount(lazily=False)
+    one.path, two.path = two.path, one.path
+    for system in (one, two):
+        system.mount()
+    appliance.config_path.write_text(good)
+    staged = len(appliance.events("chunk_staged"))
+
+    struck.start()
+    until(appliance.running, "the first answer")
+
+    assert appliance.settled() == {"delivered": 20}
+    assert len(appliance.events("chunk_staged")) == staged, "nothing was pulled again"
+    assert struck.differences() == []
+
+
+def test_d3_d27_full_volumes_hold_the_pull_until_they_drain(
     make: Callable[..., Site], tmp_path: Path
 ) -> None:
     """More than the volumes hold: it waits at the source, and no attempt is counted for it."""
@@ -183,6 +212,28 @@ def test_d4_d5_a_disk_that_takes_bytes_it_cannot_keep_is_found_out_at_the_sync(
         assert staged
         assert [row.key for row in staged if refuted(row)] == []
         assert {"failed"} <= {event["state"] for event in appliance.events("volume_changed")}
+
+
+def test_d24_a_state_folder_that_dies_is_told_of_and_let_go_of_so_that_it_can_be_mended(
+    make: Callable[..., Site],
+) -> None:
+    """Nothing is decided without the ledger; the daemon answers meanwhile, and ends when it does not help."""
+    struck = make({"ledger": "ext4", "volume-1": "ext4"})
+    appliance, system = struck.appliance, struck.systems["ledger"]
+    life = struck.start()
+    until(appliance.running, "the first answer")
+    system.cut_power()
+    struck.source.fill(struck.here, some_objects(10))
+
+    until(lambda: life.poll() is not None, "its end")
+    assert life.returncode == Exit.FAILED
+    assert appliance.events("ledger_blocked") or appliance.events("ledger_failed")
+    assert appliance.events("worker_crashed") == []
+    when_free(lambda: system.unmount(lazily=False))
+    system.mount()
+
+    assert struck.settle() == []
+    assert max(struck.put.values()) == 1
 
 
 def test_d3_d21_a_volume_that_refuses_bytes_and_shows_room_is_left_alone_ever_longer(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 
-from s5jtd.errors import EndpointError, ObjectError, ObjectGone
+from s5jtd.errors import EndpointError, ObjectError, ObjectGone, VolumeFailed
 from s5jtd.integrity.evidence import etag_kind, etag_parts, judge, sane_upload_part_size, wanted_for
 from s5jtd.integrity.hashing import Wanted, hash_file, hash_stream
 from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
@@ -152,6 +152,14 @@ class DeliveredCheck:
         elif not evidence.satisfies(policy.minimum) and policy.otherwise == "park":
             return _too_weak(item, evidence, policy.minimum, "destination")
         return Delivered(item, there.etag, evidence)
+
+    def unreadable(self, item: Item) -> Returned | None:
+        """What is wrong with a file that the engine could not read, on a volume that is well, if we agree."""
+        try:
+            self._rehash(item, Wanted())
+        except (ObjectError, VolumeFailed) as error:
+            return refused(item, LocalRot(str(error)), State.STAGED, 0)
+        return None
 
     def _asked_alone(self, item: Item) -> Listed | None:
         """What a listing did not show may be there: listings lag, and some end too early."""

@@ -175,6 +175,7 @@ class Push:
                 blamed = weigh(job.destination.endpoints, endpoint, left, outcomes, run.end)
                 asked = [item for name, item in left.items() if _worth_asking(outcomes.get(name), run)]
                 settled |= self._look(job, endpoint, check, asked, beat, after_push=True)
+                settled |= self._unreadable(check, left, outcomes)
                 for name, item in left.items():
                     if item.id not in settled:
                         settled[item.id] = _not_sent(job, item, outcomes.get(name), run, name in blamed)
@@ -217,6 +218,20 @@ class Push:
             if answer is not None:
                 judged[item.id] = answer
         return judged
+
+    def _unreadable(
+        self, check: DeliveredCheck, left: Mapping[str, Item], outcomes: Mapping[str, Outcome]
+    ) -> dict[int, Settled]:
+        """A file that nobody can read any more, on a volume that is well, is no copy: it is pulled again."""
+        doubtful = [
+            item
+            for name, item in left.items()
+            if name in outcomes and outcomes[name].failure is Failure.LOCAL
+        ]
+        if doubtful:
+            self.volume.verify()
+        found = {item.id: check.unreadable(item) for item in doubtful}
+        return {id_: answer for id_, answer in found.items() if answer is not None}
 
     def _send(
         self,
@@ -276,7 +291,8 @@ def _not_sent(job: Job, item: Item, outcome: Outcome | None, run: Run, is_blamed
     if outcome is None or outcome.failure is None:
         message = f"s5cmd ended first ({run.end})"
         return Returned(item, State.STAGED, NO_ANSWER, message, is_blamed, later if is_blamed else 0)
-    counted = is_blamed or outcome.failure not in BLAMELESS
+    # Of the volume's failures only what `_unreadable` could read itself comes here: so it is the object's.
+    counted = is_blamed or outcome.failure is Failure.LOCAL or outcome.failure not in BLAMELESS
     return Returned(item, State.STAGED, FAILURE_CODES[outcome.failure], outcome.message, counted, later)
 
 

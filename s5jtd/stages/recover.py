@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -55,6 +56,22 @@ class Recover:
         except OSError as error:
             raise volume_error(error, str(volume.path)) from error
 
+    def look_again(self, volume: Volume) -> None:
+        """Decide, on a volume in use, about folders that could not be decided about when it was attached.
+
+        Raises:
+            VolumeError: it cannot be read or written.
+        """
+        try:
+            # In this order: a folder's chunk is in the ledger before the folder is made.
+            there = frozenset(chunks.chunk_names(volume.fd))
+            alive = {chunk.name for chunk in self._ledger.views.chunks(volume.ledger_id, *_ALIVE)}
+            for name in sorted(there - alive):
+                with contextlib.suppress(Busy):
+                    self._settle_stranger(volume, name)
+        except OSError as error:
+            raise volume_error(error, str(volume.path)) from error
+
     def _half_pulled(self, volume: Volume, beat: Callable[[], None]) -> None:
         puller = self._puller(volume)
         views = self._ledger.views
@@ -72,15 +89,19 @@ class Recover:
                 lost = self._ledger.lose(chunk)
                 log.warning("chunk_lost", chunk=chunk.name, volume=volume.name, objects=lost)
         for name in sorted(there - alive.keys()):
-            if self._fold_in(volume, name):
-                chunks.remove(volume.fd, name)
+            try:
+                self._settle_stranger(volume, name)
+            except Busy as error:
+                raise VolumeFailed(str(error), hint=error.hint) from error
+
+    def _settle_stranger(self, volume: Volume, name: str) -> None:
+        if self._fold_in(volume, name):
+            chunks.remove(volume.fd, name)
 
     def _fold_in(self, volume: Volume, name: str) -> bool:
         """Take what a sealed chunk holds back in; whether its folder holds nothing any more that counts."""
         try:
             folder = ChunkFolder(volume.fd, name)
-        except Busy as error:
-            raise VolumeFailed(str(error), hint=error.hint) from error
         except FileNotFoundError:
             return True  # its making was cut
         with folder:

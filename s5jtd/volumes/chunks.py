@@ -17,6 +17,7 @@ import fcntl
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -85,11 +86,15 @@ class ChunkFolder:
             yield from entries
 
     def holds(self, name: str, size: int) -> bool:
-        """Whether a file of this size is in the data folder."""
+        """Whether a file of this size is in the data folder, and nothing that only looks like one.
+
+        An engine follows a link, and waits for ever for a pipe.
+        """
         try:
-            return os.stat(name, dir_fd=self.data_fd, follow_symlinks=False).st_size == size
+            found = os.stat(name, dir_fd=self.data_fd, follow_symlinks=False)
         except FileNotFoundError:
             return False
+        return stat.S_ISREG(found.st_mode) and found.st_nlink == 1 and found.st_size == size
 
     def unlink(self, names: Iterable[str]) -> None:
         """Remove files of the data folder; one that is gone already is success."""

@@ -67,6 +67,13 @@ _KINDS: Final[Mapping[int | None, type[VolumeError]]] = {
 _OURS: Final = frozenset({errno.EBADF, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
+#: Without a journal, without inode numbers of their own, or a network away: a sync on them promises little,
+#: and what was renamed or unlinked may be there again.
+_UNFIT: Final = frozenset({
+    "vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "hfs", "hfsplus",
+    "nfs", "nfs4", "cifs", "smb3", "9p", "afs", "ceph", "fuse.sshfs",
+})  # fmt: skip
+
 _UNIT_DIRS: Final = tuple(
     Path(folder)
     for folder in (
@@ -158,6 +165,12 @@ def filesystem_of(path: Path) -> Mount | None:
 def mount_of(fd: int) -> Mount | None:
     """The mount that a descriptor was opened on; None once it was unmounted, be it lazily."""
     return _mount_in(mounts(), fd)
+
+
+def unfit(fd: int) -> str | None:
+    """The kind of the file system a descriptor is on, if nothing on it can be relied on; else None."""
+    mount = mount_of(fd)
+    return mount.kind if mount is not None and mount.kind in _UNFIT else None
 
 
 def mounts() -> list[Mount]:

@@ -143,6 +143,11 @@ class Volume:
 
     def _prove(self, fd: int, uuid_at_path: str | None, epoch_of: Callable[[str], int]) -> Stamp:
         mounted = probe.is_mount_root(fd)
+        if unfit := probe.unfit(fd):
+            raise VolumeForeign(
+                f"{self.path} is on {unfit}, which cannot keep a promise through a power cut",
+                hint="use a file system on a local disk, such as ext4 or xfs",
+            )
         stamp = read_stamp(fd, self.key)
         if stamp is None:
             return self._first_stamp(fd, uuid_at_path, mounted=mounted)
