@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +35,7 @@ from s5jtd.ledger.files import free_bytes
 from s5jtd.ledger.rows import Delivered, Returned
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
-from s5jtd.ledger.verify import structure, verify_all
+from s5jtd.ledger.verify import verify_all
 from s5jtd.model import Evidence
 from s5jtd.problems import Problems
 from s5jtd.stages.keepsake import KeepCopy
@@ -484,15 +484,7 @@ def test_reading_a_file_through_can_be_told_to_end(road: Road) -> None:
     assert road.ledger.database.doubt is not None
 
 
-def test_status_says_what_is_done_while_a_file_is_read_through(
-    road: Road, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file as small as this one may be read before anybody could ask."""
-
-    def asking_first(path: Path, pragma: str, go_on: Callable[[], bool]) -> list[str] | None:
-        return structure(path, pragma, go_on) if go_on() else None
-
-    monkeypatch.setattr(database, "structure", asking_first)
+def test_status_says_what_is_done_while_a_file_is_read_through(road: Road) -> None:
     road.ledger.database.doubt = "it was not closed in an orderly way"
     problems = Problems()
     told: list[str] = []

@@ -80,6 +80,8 @@ def structure(path: Path, pragma: str, go_on: GoOn) -> list[str] | None:
     Raises:
         sqlite3.DatabaseError, UnicodeDecodeError: it is too broken to be read at all.
     """
+    if not go_on():  # a small file may be read before anybody could ask
+        return None
     answer: list[str] = []
     failure: list[Exception] = []
     with contextlib.closing(open_reader(path)) as sql:
