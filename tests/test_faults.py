@@ -113,7 +113,7 @@ class Life:
     def halt(self) -> None:
         self.stop.set()
 
-    def reload(self) -> None:
+    def reload(self, answer: object) -> None:
         pass
 
     def finished(self) -> Stop | None:
