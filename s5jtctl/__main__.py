@@ -12,7 +12,7 @@ from typing import NoReturn, cast
 import click
 
 from s5jtctl import render
-from s5jtctl import status as screen
+from s5jtctl import status as plain
 from s5jtctl.client import Failure
 from s5jtctl.session import (
     DURATION,
@@ -29,7 +29,7 @@ from s5jtctl.session import (
     show_reply,
 )
 from s5jtctl.status import Level, Look
-from s5jtctl.text import safe
+from s5jtctl.text import safe, wrap
 from s5jtd import __version__
 from s5jtd.protocol import Exit, Method, Status
 
@@ -67,13 +67,13 @@ def status(job: str | None, watch: bool, check: bool) -> None:
 
 
 def _status(reply: render.Reply, look: Look) -> list[str]:
-    return screen.status(cast("Status", reply), look)
+    return plain.status(cast("Status", reply), look)
 
 
 def _check(params: Mapping[str, object]) -> NoReturn:
     """Not running is critical, because nothing moves; not permitted only says that we cannot know."""
     try:
-        level, words = screen.verdict(cast("Status", daemon_for().ask(Method.STATUS, params)))
+        level, words = plain.verdict(cast("Status", daemon_for().ask(Method.STATUS, params)))
     except Failure as failure:
         stopped = failure.exit_code in (Exit.NOT_RUNNING, Exit.TEMPORARY)
         level, words = Level.CRITICAL if stopped else Level.UNKNOWN, str(failure)
@@ -85,16 +85,22 @@ def _check(params: Mapping[str, object]) -> NoReturn:
 
 
 def _watch(params: Mapping[str, object]) -> None:
+    from s5jtctl.live import Lately, screen
     from s5jtctl.watch import watch
 
-    daemon = daemon_for()
+    daemon, lately = daemon_for(), Lately()
 
-    def lines(columns: int) -> list[str]:
+    def lines(columns: int, rows: int) -> list[str]:
         """A daemon that is away is shown as such: it may be just the restart one waits for."""
         try:
-            return _status(daemon.ask(Method.STATUS, params), look(columns))
+            reply = cast("Status", daemon.ask(Method.STATUS, params))
+            how = look(columns)
+            lately.see(reply["problems"], how)
+            return screen(reply, how, rows, lately)
         except Failure as failure:
-            return render.failure(str(failure), failure.hint)
+            return [
+                part for line in render.failure(str(failure), failure.hint) for part in wrap(line, columns)
+            ]
 
     watch(lines)
 
@@ -109,7 +115,7 @@ def _follow(params: Mapping[str, object]) -> NoReturn:
         if as_json():
             click.echo(json.dumps(reply))
         else:
-            level, words = screen.verdict(cast("Status", reply))
+            level, words = plain.verdict(cast("Status", reply))
             click.echo(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {render.check(level.name, words)}")
         time.sleep(2)
 

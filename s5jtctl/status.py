@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import IntEnum
 from typing import NamedTuple
@@ -37,11 +38,11 @@ class Level(IntEnum):
 def status(reply: Status, look: Look) -> list[str]:
     """The whole screen; no line is wider than `look.width`."""
     sections = [
-        _headline(reply["daemon"], look),
+        wrap(headline(reply["daemon"]), look.width),
         _problems(reply["problems"], look),
         _jobs(reply["jobs"], look),
         _volumes(reply["volumes"], look),
-        _endpoints(reply["endpoints"], look),
+        endpoints(reply["endpoints"], look),
     ]
     lines: list[str] = []
     for section in filter(None, sections):
@@ -79,10 +80,10 @@ def verdict(reply: Status) -> tuple[Level, str]:
     return Level.OK, f"{jobs} job{'' if jobs == 1 else 's'}, {units.count(to_go)} objects to go"
 
 
-def _headline(daemon: Daemon, look: Look) -> list[str]:
+def headline(daemon: Daemon) -> str:
+    """The daemon in one line."""
     up = f"{daemon['state']} for {units.span(daemon['uptime_seconds'])}"
-    line = safe(f"s5jtd {daemon['version']} {up}, pid {daemon['pid']}, {daemon['config_path']}")
-    return wrap(line, look.width)
+    return safe(f"s5jtd {daemon['version']} {up}, pid {daemon['pid']}, {daemon['config_path']}")
 
 
 def _problems(problems: list[Problem], look: Look) -> list[str]:
@@ -102,12 +103,28 @@ def _problems(problems: list[Problem], look: Look) -> list[str]:
 def _jobs(jobs: list[Job], look: Look) -> list[str]:
     lines = [paint("JOBS", "bold", on=look.colour)]
     column = min(22, max((width(safe(job["name"])) for job in jobs), default=0))
-    for job in sorted(jobs, key=lambda job: (_rank(job["state"], _JOB_ORDER), job["name"])):
-        lines += [*_job_head(job, column, look), *_job_progress(job, look)]
+    for job in ordered_jobs(jobs):
+        lines += [*job_head(job, column, look), *_job_progress(job, look)]
     return lines if jobs else []
 
 
-def _job_head(job: Job, name_columns: int, look: Look) -> list[str]:
+def ordered_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """What needs a person comes first."""
+    return sorted(jobs, key=lambda job: (_rank(job["state"], _JOB_ORDER), job["name"]))
+
+
+def ordered_volumes(volumes: Sequence[Volume]) -> list[Volume]:
+    """The same for volumes."""
+    return sorted(volumes, key=lambda volume: (_rank(volume["state"], _VOLUME_ORDER), volume["name"]))
+
+
+def to_go(numbers: PerState) -> int:
+    """What has not arrived and is not given up."""
+    return _sum(numbers, _TO_GO)
+
+
+def job_head(job: Job, name_columns: int, look: Look) -> list[str]:
+    """State, name, rates, and why it is so; the name filled up to its columns."""
     state, rates = safe(job["state"]), job["rates"]
     name = cut(safe(job["name"]), look.width - 9)
     flow = (
@@ -140,6 +157,13 @@ def _job_progress(job: Job, look: Look) -> list[str]:
     states = [f"{units.count(objects[state])} {state}" for state in _TO_GO]  # type: ignore[literal-required]
     parked = f"{units.count(objects['parked'])} parked"
     lines = [f"  {cut(delivered, look.width - 2)}", f"  {cut(waiting, look.width - 2)}"]
+    if (moved := job.get("under_way")) and any(moved.values()):
+        halves = [
+            f"{units.amount(moved[f'{half}_bytes'])} of {units.amount(sizes[state])} {half}ed"  # type: ignore[literal-required]
+            for state, half in (("pulling", "pull"), ("pushing", "push"))
+            if objects[state]  # type: ignore[literal-required]
+        ]
+        lines += wrap(f"under way  {', '.join(halves)}", look.width, "  ") if halves else []
     detail = f"{', '.join(states)}, {units.count(objects['gone'])} gone, {parked}"
     lines += wrap(detail, look.width, "  ")
     if objects["parked"]:
@@ -179,9 +203,12 @@ def _resync(last: LastResync, now: datetime) -> str:
 
 
 def _percent(objects: PerState, sizes: PerState) -> str:
-    """The share that has arrived of all that must; rounded down, so that 100% means all of it."""
     # Bytes say more, but a job of empty objects has none.
-    counted = sizes if _sum(sizes, (*_TO_GO, "parked", "delivered")) else objects
+    return percent(sizes if _sum(sizes, (*_TO_GO, "parked", "delivered")) else objects, objects)
+
+
+def percent(counted: PerState, objects: PerState) -> str:
+    """The share that has arrived of all that must; rounded down, so that 100% means all of it."""
     whole = _sum(counted, (*_TO_GO, "parked", "delivered"))
     if not whole:
         return "-"
@@ -191,7 +218,7 @@ def _percent(objects: PerState, sizes: PerState) -> str:
 
 
 def _volumes(volumes: list[Volume], look: Look) -> list[str]:
-    ordered = sorted(volumes, key=lambda volume: (_rank(volume["state"], _VOLUME_ORDER), volume["name"]))
+    ordered = ordered_volumes(volumes)
     rows = [
         [
             safe(volume["state"]),
@@ -214,7 +241,8 @@ def _fill(staged_bytes: int | None, free_bytes: int | None) -> str:
     return f"{100 * staged_bytes // usable_bytes if usable_bytes else 100}%"
 
 
-def _endpoints(endpoints: list[Endpoint], look: Look) -> list[str]:
+def endpoints(endpoints: Sequence[Endpoint], look: Look, *, explained: bool = True) -> list[str]:
+    """Each endpoint, and where asked for what is wrong with it."""
     ordered = sorted(
         endpoints,
         key=lambda each: (_rank(each["state"], _ENDPOINT_ORDER), each["job"], each["side"], each["url"]),
@@ -230,12 +258,12 @@ def _endpoints(endpoints: list[Endpoint], look: Look) -> list[str]:
         for each in ordered
     ]
     heading, *lines = _states(table("STATE >LATENCY SIDE URL JOB", rows, look.width), rows, look) or [""]
-    explained = [heading] if heading else []
+    shown = [heading] if heading else []
     for line, endpoint in zip(lines, ordered, strict=True):
-        explained.append(line)
-        if endpoint["last_error"] and endpoint["state"] != "up":
-            explained += wrap(f"last error: {safe(endpoint['last_error'])}", look.width, "  ")
-    return explained
+        shown.append(line)
+        if explained and endpoint["last_error"] and endpoint["state"] != "up":
+            shown += wrap(f"last error: {safe(endpoint['last_error'])}", look.width, "  ")
+    return shown
 
 
 def latency(milliseconds: float | None) -> str:

@@ -107,6 +107,11 @@ def ago(time: str | None, now: datetime) -> str:
     return f"{span(seconds)} ago" if seconds >= 0 else time
 
 
+def span_since(time: str, now: datetime) -> str:
+    """How long it lasts by now: `ago` without the word."""
+    return ago(time, now).removesuffix(" ago")
+
+
 def ahead(time: str | None, now: datetime) -> str:
     """How long until `time`; the time itself where that has passed or cannot be told."""
     if time is None:

@@ -25,7 +25,8 @@ _CLEAR = "\x1b[H\x1b[2J"
 def changes(old: Sequence[str], new: Sequence[str]) -> str:
     """What to send so that a screen that shows `old` shows `new`."""
     return "".join(
-        f"\x1b[{row};1H{line}\x1b[K"
+        # Erased first: after a line as wide as the screen the cursor still stands on its last letter.
+        f"\x1b[{row};1H\x1b[K{line}"
         for row, (before, line) in enumerate(zip_longest(old, new, fillvalue=""), start=1)
         if before != line
     )
@@ -41,8 +42,8 @@ def frame(lines: Sequence[str], rows: int, footer: str) -> list[str]:
     return [*shown, *[""] * (room - len(shown)), footer]
 
 
-def watch(look: Callable[[int], list[str]]) -> None:
-    """Show what `look` gives for a number of columns, every two seconds and after a resize, until `q`."""
+def watch(look: Callable[[int, int], list[str]]) -> None:
+    """Show what `look` gives for columns and rows, every two seconds and after a resize, until `q`."""
     with _terminal() as resized_fd:
         shown: list[str] = []
         size = None
@@ -51,7 +52,7 @@ def watch(look: Callable[[int], list[str]]) -> None:
             if size != (size := os.get_terminal_size(sys.stdout.fileno())):
                 _write(_CLEAR)
                 shown = []
-            lines = look(size.columns)
+            lines = look(size.columns, size.lines - 1)
             new = frame(lines, size.lines, f"{time.strftime('%H:%M:%SZ', time.gmtime())}; q quits")
             _write(changes(shown, new))
             shown = new

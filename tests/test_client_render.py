@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s5jtctl import render, units
+from s5jtctl import live, render, units
+from s5jtctl.live import Lately, bar
 from s5jtctl.status import Level, Look, status, verdict
 from s5jtctl.text import cut, paint, safe, table, width, wrap
 from s5jtctl.watch import changes, frame
@@ -595,9 +597,63 @@ def test_a_time_on_the_wrong_side_of_a_clock_is_shown_as_it_is(time, before, aft
 
 
 def test_only_the_lines_that_changed_are_sent():
-    assert changes(["a", "b", "c"], ["a", "B"]) == "\x1b[2;1HB\x1b[K\x1b[3;1H\x1b[K"
+    assert changes(["a", "b", "c"], ["a", "B"]) == "\x1b[2;1H\x1b[KB\x1b[3;1H\x1b[K"
     assert changes(["a", "b"], ["a", "b"]) == ""
-    assert changes([], ["a"]) == "\x1b[1;1Ha\x1b[K"
+    assert changes([], ["a"]) == "\x1b[1;1H\x1b[Ka"
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 23), (200, 49), (40, 10)])
+def test_the_live_screen_keeps_to_its_terminal(columns, rows):
+    reply = troubled()
+    lines = live.screen(reply, Look(columns, colour=False, now=NOW), rows, Lately())
+
+    assert max(map(width, lines)) <= columns
+    assert lines[1 if lines[1] else 2].startswith("PROBLEMS")
+    if rows > 40:  # where there is room for all, all of it is there
+        assert len(lines) <= rows
+        assert {"JOBS", "STATE"} <= {line.split(" ")[0] for line in lines if line}
+
+
+def test_colour_adds_nothing_but_colour_to_the_live_screen():
+    plain, coloured = (
+        live.screen(troubled(), Look(80, colour=colour, now=NOW), 49, Lately()) for colour in (False, True)
+    )
+
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
+
+
+@given(
+    st.fixed_dictionaries({state: st.integers(0, 10**15) for state in per_state()}),
+    st.integers(1, 300),
+)
+def test_a_bar_is_as_long_as_it_is_to_be_and_shows_all_there_is(numbers, columns):
+    drawn = bar(numbers, columns, colour=False)
+
+    assert len(drawn) == max(12, columns)
+    letters = {"delivered": "#", "pushing": ">", "staged": "=", "pulling": "<", "seen": ".", "parked": "!"}
+    assert set(drawn[1:-1].strip()) == {letter for state, letter in letters.items() if numbers[state]}
+
+
+def test_what_is_under_way_is_told_inside_a_large_object():
+    reply = copy.deepcopy(STATUS)
+    job: Any = reply["jobs"][0]
+    job["objects"], job["bytes"] = per_state(pulling=1), per_state(pulling=100 * 2**30)
+    job["under_way"] = {"pull_bytes": 43 * 2**30, "push_bytes": 0}
+
+    assert "  under way  43.0 GiB of 100 GiB pulled" in status(reply, PLAIN)
+    assert "pulling 43.0 GiB of 100 GiB" in "\n".join(live.screen(reply, PLAIN, 49, Lately()))
+
+
+def test_a_problem_that_goes_while_one_looks_is_still_told():
+    lately, reply = Lately(), troubled()
+    lately.see(reply["problems"], PLAIN)
+    assert lately.gone == []
+    lately.see(reply["problems"][1:], PLAIN)
+    later = PLAIN._replace(now=NOW + timedelta(minutes=2))
+
+    lines = live.screen({**reply, "problems": reply["problems"][1:]}, later, 60, lately)
+    assert lines[-2] == "OVER"
+    assert lines[-1].endswith(", 2m ago")
 
 
 def test_what_does_not_fit_the_terminal_is_counted():

@@ -33,7 +33,7 @@ WAITING_MAX: Final = 10_000
 GATHER_SECONDS: Final = 0.2
 MESSAGE_LENGTH_MAX: Final = 2000
 LINE_LENGTH_MAX: Final = 16 << 10
-_NOT_DATA: Final = frozenset({"at", "level", "event", "job", "exception"})
+_NOT_DATA: Final = frozenset({"at", "level", "event", "job", "exception", "stage"})
 
 Event = dict[str, Any]
 
