@@ -8,26 +8,26 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import structlog
 
 from s5jtd import __version__
 from s5jtd.alarms import Alarms
-from s5jtd.config import Config, JobConfig, VolumeConfig, changes, expand_volumes, load, merged
+from s5jtd.config import Config, JobConfig, changes, load, merged
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
 from s5jtd.controls import Controls
+from s5jtd.crew import Crew, volume_of
 from s5jtd.daemon import Inbox, Reload, Stop
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
+from s5jtd.hotplug import HotPlug, volumes_now
 from s5jtd.jobs import build_job, timetables
 from s5jtd.ledger.chronicle import open_chronicle
-from s5jtd.ledger.database import BACKUPS
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.upkeep import Ballast
@@ -38,21 +38,16 @@ from s5jtd.log import set_level
 from s5jtd.meter import Meter
 from s5jtd.metrics_file import MetricsFile
 from s5jtd.model import Direction
-from s5jtd.pool import Pool, Watch, silent
+from s5jtd.pool import Pool, silent
 from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.reports.run import Reporter
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
-from s5jtd.stages.keepsake import KeepCopy
 from s5jtd.stages.opening import Patience, open_ledger, prove
 from s5jtd.stages.plan import Plan
 from s5jtd.stages.probe import Probe
-from s5jtd.stages.pull import Pull
-from s5jtd.stages.push import Push
-from s5jtd.stages.recover import Recover
-from s5jtd.stages.release import Release
 from s5jtd.stages.reroute import Reroute
 from s5jtd.stages.resync import Resync
 from s5jtd.stages.scan import Scan
@@ -66,8 +61,6 @@ from s5jtd.worker import Bell, Stage, Worker
 
 log = structlog.get_logger(__name__)
 
-#: Pullers and pushers of a volume: one seals or checks while the other transfers.
-SLOTS = 2
 #: Threads that wait for servers' answers to single questions.
 ASKING_THREADS = 16
 #: The same for resyncs, which must not keep the road waiting.
@@ -95,7 +88,7 @@ class App:
         self._once = once
         self._over = False  # the single pass
         self._began = time.monotonic()
-        self._stop = threading.Event()
+        self.ending = threading.Event()
         self._holds: set[int] = set()  # jobs to be interrupted at once
         self._lock = lock_state_dir(config.state_dir)
         self.chronicle = open_chronicle(config.state_dir)
@@ -112,22 +105,23 @@ class App:
         self.engine: Engine = _engine(self.line)
         self._ballast = Ballast(config.state_dir)
         patience = Patience(
-            self._ballast, self.problems, self._stop, lasting_seconds_max=ONCE_SECONDS if once else math.inf
+            self._ballast,
+            self.problems,
+            self.ending,
+            lasting_seconds_max=ONCE_SECONDS if once else math.inf,
         )
         self.ledger = open_ledger(config.state_dir / "ledger.db", self._ballast, patience)
         key = load_key(config.state_dir)
-        self.pool = Pool([volume_of(one, key) for one in expand_volumes(config)], self.ledger, self.problems)
+        volumes = [volume_of(one, key) for one in volumes_now(config, self.ledger.views)]
+        self.pool = Pool(volumes, self.ledger, self.problems)
         self._asking = ThreadPoolExecutor(ASKING_THREADS, "ask")
         self._comparing = ThreadPoolExecutor(COMPARING_THREADS, "compare")
-        # One for each volume: threads in a dead disk must not be missing elsewhere.
-        self._hashing = {
-            volume.name: ThreadPoolExecutor(max(2, os.cpu_count() or 1), f"check {volume.name}")
-            for volume in self.pool.volumes
-        }
+        self._crew = Crew(self, self._asking, key)
         self._jobs: dict[int, Job] = {}
         self._scans: dict[int, Scan] = {}
         self._resyncs: dict[int, Resync] = {}
         self._workers: list[Worker] = []
+        self._hiring = threading.Lock()
         self.desk = StatusDesk(
             self.ledger, self.pool, self.meter, self.tuner, self.problems, str(config_path)
         )
@@ -144,7 +138,6 @@ class App:
             job = self._build(job_config)
             self._jobs[job.id] = job
         self._alarms = Alarms(self.job_list, self.ledger, self.reports, self.chronicle, self.problems)
-        self._recover = Recover(self.ledger, self.problems, self.jobs, self._puller)
         self._hire()
 
     # What the workers ask
@@ -159,7 +152,7 @@ class App:
 
     def halted(self, job: Job, direction: Direction) -> bool:
         """Whether what runs for a job must come to its end now."""
-        return self._stop.is_set() or job.id in self._holds or self.line.stopped(direction)
+        return self.ending.is_set() or job.id in self._holds or self.line.stopped(direction)
 
     def hold(self, job_id: int, *, held: bool) -> None:
         """Interrupt what runs for a job, or let it run again."""
@@ -174,52 +167,49 @@ class App:
             self._hire_comparer(job)
         budget = Budget(lambda: self.config.limits, self.ledger.views)
         self._plan = Plan(self.job_list, self.ledger, self.pool, self.bell, budget)
-        self._hire_one(self._plan, critical=True)
-        self._hire_one(
-            Upkeep(self.ledger, self._ballast, self.problems, self.bell, self._stop), critical=False
+        self.hire_one(self._plan, critical=True)
+        self.hire_one(
+            Upkeep(self.ledger, self._ballast, self.problems, self.bell, self.ending), critical=False
         )
-        self._hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
-        self._hire_one(Sweep(self.job_list, self.ledger), critical=False)
-        self._hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
-        self._hire_one(self._reporter, critical=True)
-        self._hire_one(self._metrics, critical=False)
+        self.hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
+        self.hire_one(Sweep(self.job_list, self.ledger), critical=False)
+        self.hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
+        self.hire_one(self._reporter, critical=True)
+        self.hire_one(self._metrics, critical=False)
+        self.hire_one(
+            HotPlug(
+                lambda: self.config, self.pool, self.ledger.views, self.bell,
+                add=self._crew.add, remove=self._crew.remove,
+            ),
+            critical=False,
+        )  # fmt: skip
         for volume in self.pool.volumes:
-            for stage in self._volume_stages(volume):
-                self._hire_one(stage, critical=False)
+            self._crew.hire(volume)
 
     def _hire_scanner(self, job: Job) -> Worker:
         scan = Scan(job, self.ledger, self.engine, self._asking, self.problems, self.bell)
         self._scans[job.id] = scan
-        return self._hire_one(scan, critical=True)
+        return self.hire_one(scan, critical=True)
 
     def _hire_comparer(self, job: Job) -> Worker:
-        resync = Resync(job, self.ledger, self.engine, self._comparing, self.problems, self.bell, self._stop)
+        resync = Resync(job, self.ledger, self.engine, self._comparing, self.problems, self.bell, self.ending)
         self._resyncs[job.id] = resync
-        return self._hire_one(resync, critical=False)
+        return self.hire_one(resync, critical=False)
 
-    def _volume_stages(self, volume: Volume) -> Iterator[Stage]:
-        yield Watch(volume, self.pool, self._recover, self.bell)
-        for slot in range(1, SLOTS + 1):
-            yield Pull(
-                slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
-                hashing=self._hashing[volume.name], meter=self.meter, problems=self.problems, bell=self.bell,
-                tuner=self.tuner, halted=partial(self.halted, direction=Direction.PULL),
-            )  # fmt: skip
-            yield Push(
-                slot, volume, jobs=self.jobs, ledger=self.ledger, pool=self.pool, engine=self.engine,
-                asking=self._asking, meter=self.meter, problems=self.problems, bell=self.bell,
-                tuner=self.tuner, halted=partial(self.halted, direction=Direction.PUSH),
-            )  # fmt: skip
-        yield Release(volume, self.ledger, self.pool, self.bell)
-        yield KeepCopy(volume, self.pool, self.config.state_dir / BACKUPS, self._stop)
-
-    def _puller(self, volume: Volume) -> Pull:
-        return next(stage for stage in self._volume_stages(volume) if isinstance(stage, Pull))
-
-    def _hire_one(self, stage: Stage, *, critical: bool) -> Worker:
-        worker = Worker(stage, stop=self._stop, bell=self.bell, on_crash=self._on_crash, critical=critical)
-        self._workers.append(worker)
+    def hire_one(self, stage: Stage, *, critical: bool) -> Worker:
+        """A worker for a stage, not started yet."""
+        worker = Worker(stage, stop=self.ending, bell=self.bell, on_crash=self._on_crash, critical=critical)
+        with self._hiring:
+            self._workers = [*self._workers, worker]
         return worker
+
+    def dismiss(self, stages: Iterable[Stage]) -> None:
+        """Let the workers of some stages end after their present step."""
+        with self._hiring:
+            going = [worker for worker in self._workers if worker.stage in stages]
+            self._workers = [worker for worker in self._workers if worker not in going]
+        for worker in going:
+            worker.retire()
 
     def _on_crash(self, name: str, error: Exception) -> None:
         if isinstance(error, LedgerError):
@@ -238,13 +228,13 @@ class App:
             LedgerDamaged: nothing may be decided on its word; nothing was.
         """
         if not prove(self.ledger, self.problems, lambda: not self._asked_to_end()):
-            self._stop.set()  # whoever starts now ends at once
+            self.ending.set()  # whoever starts now ends at once
             return
         self._reporter.recover()
         unpushed = self.ledger.unpush()
         if unpushed:
             log.info("pushes_were_cut", objects=unpushed)
-        self.pool.attach_all(self._recover)
+        self.pool.attach_all(self._crew.recover)
         usable = {volume.ledger_id for volume in self.pool.usable()}
         for row in self.ledger.views.volumes():
             if row.id not in usable:
@@ -275,7 +265,7 @@ class App:
 
     def halt(self) -> None:
         """Every worker comes to a safe point; those in a dead disk are not waited for."""
-        self._stop.set()
+        self.ending.set()
         self.bell.ring()
         for worker in self._workers:
             if worker.ident is not None:
@@ -286,8 +276,7 @@ class App:
         """Let go of everything that is held."""
         self._asking.shutdown(wait=False, cancel_futures=True)
         self._comparing.shutdown(wait=False, cancel_futures=True)
-        for hashing in self._hashing.values():
-            hashing.shutdown(wait=False, cancel_futures=True)
+        self._crew.close()
         self.line.close()
         self.ledger.close()
         for volume in self.pool.volumes:
@@ -401,9 +390,7 @@ class App:
     def _remove_job(self, job: Job) -> None:
         self._jobs = {id_: one for id_, one in self._jobs.items() if id_ != job.id}
         stages: tuple[Stage, ...] = (self._scans.pop(job.id), self._resyncs.pop(job.id))
-        for worker in [worker for worker in self._workers if worker.stage in stages]:
-            worker.retire()
-            self._workers.remove(worker)
+        self.dismiss(stages)
         self.problems.clear_about("", job.name)
 
     # One pass
@@ -453,11 +440,6 @@ def _engine(line: Line) -> S5cmd:
     engine = S5cmd(ways=line.open)
     engine.check()
     return engine
-
-
-def volume_of(config: VolumeConfig, key: bytes) -> Volume:
-    """A volume as the configuration names it, not attached yet."""
-    return Volume(config.path, config.name, config.reserve, key)
 
 
 def lock_state_dir(state_dir: Path) -> int:

@@ -157,6 +157,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         ),
         "volume_attached": Event("info", "a volume was found, is ours, and is in use"),
         "volume_activated": Event("info", "an operator lets a volume be used again"),
+        "volume_found": Event("info", "a pattern of the configuration shows a volume that was not there"),
+        "volume_gone": Event(
+            "info", "a volume that held nothing went with its folder, and is no longer listed"
+        ),
         "volume_drained": Event("info", "a volume was emptied and let go of: it is safe to remove"),
         "volume_draining": Event("info", "an operator wants a volume emptied: it takes no new chunks"),
         "volume_changed": Event("warning", "a volume cannot be used as before; `state` and `error` say why"),

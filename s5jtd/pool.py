@@ -78,6 +78,18 @@ class Pool:
         self._lock = threading.Lock()
         self._shy = {volume.name: Shyness() for volume in self.volumes}
 
+    def add(self, volume: Volume) -> None:
+        """One more, which is not attached yet."""
+        with self._lock:
+            self._shy[volume.name] = Shyness()
+            self.volumes = (*self.volumes, volume)
+
+    def remove(self, volume: Volume) -> None:
+        """One less, of which nothing is attached."""
+        with self._lock:
+            self.volumes = tuple(one for one in self.volumes if one is not volume)
+            self._problems.clear_about("volume_", volume.name)
+
     def taking_pulls(self) -> list[Volume]:
         """The volumes that new chunks may be put on."""
         return [volume for volume in self.volumes if volume.state.takes_pulls]
@@ -114,8 +126,10 @@ class Pool:
             row = views.volume_by_uuid(uuid)
             return row.attach_epoch if row else 0
 
-        if known is not None and self._stays_away(volume, known):
-            return False
+        if known is not None:
+            volume.ledger_id = known.id  # so that one that is missing still tells what went with it
+            if self._stays_away(volume, known):
+                return False
         try:
             stamp = volume.attach(known.uuid if known else None, epoch_of)
             twin = self._twin(volume)
@@ -141,7 +155,7 @@ class Pool:
         with contextlib.suppress(VolumeError), visit(volume.path, volume.key) as (_, stamp):
             if stamp.uuid != known.uuid:
                 return False
-        volume.ledger_id, volume.draining = known.id, True
+        volume.draining = True
         self._be_well(volume)
         return True
 
@@ -227,12 +241,11 @@ class Pool:
         """Take a volume's state from an error that it gave; said once, not per object."""
         if volume.draining and isinstance(error, VolumeFull):
             return  # it gets nothing more anyway
-        changed = volume.fail(error)
-        message = f"volume {volume.name}: {error}"
-        for other in self._problems.now():  # it is in one state at a time
-            if other.subject == volume.name and other.code.startswith("volume_") and other.code != error.code:
-                self._problems.clear(other.code, volume.name)
-        if self._problems.raise_(error.code, volume.name, message, error.hint) or changed:
+        with self._lock:
+            if volume not in self.volumes:
+                return  # it went while somebody tried
+            is_news = self._tell(volume, error)
+        if is_news:
             log.warning(
                 "volume_changed",
                 volume=volume.name,
@@ -240,6 +253,14 @@ class Pool:
                 error=str(error),
                 hint=error.hint,
             )
+
+    def _tell(self, volume: Volume, error: VolumeError) -> bool:
+        changed = volume.fail(error)
+        message = f"volume {volume.name}: {error}"
+        for other in self._problems.now():  # it is in one state at a time
+            if other.subject == volume.name and other.code.startswith("volume_") and other.code != error.code:
+                self._problems.clear(other.code, volume.name)
+        return self._problems.raise_(error.code, volume.name, message, error.hint) or changed
 
     def refused_bytes(self, volume: Volume) -> None:
         """A volume took no more bytes, whatever it says of its free space."""
