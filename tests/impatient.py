@@ -11,14 +11,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from s5jtd import app, jobs, pool
 from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.link.line import Line
 from s5jtd.s3 import endpoints
 from s5jtd.s3.transport import Link
 from s5jtd.stages import job, opening, pull, push, reroute, scan
 from tests import nursery
+from tests.appliance import Appliance, until
 
 #: A run that moves nothing for so long is ended; so is a single request without an answer.
 STALL_SECONDS: Final = 2.0
@@ -45,10 +47,28 @@ class ImpatientNursery(nursery.Nursery):
         )  # fmt: skip
 
 
-def _engine() -> S5cmd:
+class Impatient(Appliance):
+    """An appliance whose daemon comes from such a nursery."""
+
+    def __init__(self, folder: Path, nursery: ImpatientNursery, *, volumes: int = 2) -> None:
+        super().__init__(folder, volumes=volumes)
+        self._nursery = nursery
+
+    def start(self, *arguments: str, wait: bool = True, prefix: tuple[str, ...] = ()) -> None:
+        assert not prefix, "a forked daemon runs under nobody's command"
+        argv = ["--config", str(self.config_path), *(arguments or ("run",))]
+        self.process = cast("Any", self._nursery.start(argv, self.log_path))
+        if wait:
+            until(self.running, "the daemon's first answer")
+
+
+def _engine(line: Line) -> S5cmd:
     config = Path(sys.argv[sys.argv.index("--config") + 1])
     other = config.with_name("s5cmd")
-    return S5cmd(other if other.exists() else None, stall_seconds=STALL_SECONDS, grace_seconds=1.0)
+    return S5cmd(
+        other if other.exists() else None,
+        stall_seconds=STALL_SECONDS, grace_seconds=1.0, ways=line.open,
+    )  # fmt: skip
 
 
 def lose_patience() -> None:

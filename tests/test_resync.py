@@ -30,14 +30,21 @@ from s5jtd.stages.threeway import BrokeOff, Triple, merged
 from tests.appliance import Appliance, contents, digests, side, until
 from tests.chaos import Chaos, Delay, Flip, Header, Listing, Refuse, _followed, _relisted, early_end, unsorted
 from tests.chaos import Request as Asked
+from tests.impatient import Impatient, ImpatientNursery
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, SnowballLike
 
 pytestmark = pytest.mark.timeout(180)
 
 
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[ImpatientNursery]:
+    with ImpatientNursery() as nursery:
+        yield nursery
+
+
 @pytest.fixture
-def appliance(tmp_path: Path) -> Iterator[Appliance]:
-    with Appliance(tmp_path, volumes=1) as appliance:
+def appliance(tmp_path: Path, nursery: ImpatientNursery) -> Iterator[Appliance]:
+    with Impatient(tmp_path, nursery, volumes=1) as appliance:
         yield appliance
 
 
@@ -304,7 +311,7 @@ def test_beyond_the_end_of_a_listing_that_breaks_off_nothing_is_said_and_nothing
     # Asked when its endpoint had failed too often, it may not have been heard either: but no more than that.
     unheard = broken == "destination" and inside["mark"] == "!"
     assert inside["key"] == "003"
-    assert inside["mark"] == "!" if unheard else "+"
+    assert inside["mark"] == ("!" if unheard else "+")
     assert ("!", broken) == (error["mark"], error["detail"].split()[1])
     assert error["key"] in ("009", "010")
     assert answer["totals"]["extra"] == 0
