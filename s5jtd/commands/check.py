@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,18 @@ from s5jtd.commands import installed
 from s5jtd.commands.owner import Owner, as_owner, hand_over, other_owner, with_home
 from s5jtd.config import Config, JobConfig, S3Side, expand_volumes, load
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.errors import ConfigError, Exit, S5jtError
+from s5jtd.errors import ConfigError, EndpointError, Exit, S5jtError
 from s5jtd.jobs import build_link, credential_source
 from s5jtd.model import Side
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.endpoints import Endpoint
-from s5jtd.s3.listing import list_objects
+from s5jtd.s3.reaching import Step, reach
+from s5jtd.s3.trial import Trial
 from s5jtd.stages.job import Link
 from s5jtd.status import rfc3339
 from s5jtd.units import format_bytes
 from s5jtd.volumes import probe, space
 from s5jtd.volumes.probe import volume_error
-
-#: Beyond this, signed requests are soon refused (S3 takes 15 minutes).
-SKEW_SECONDS_MAX = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +43,7 @@ class Finding:
     hint: str = ""
     exit: int = Exit.FAILED
     about: str = "installation"  #: or "credentials" or "access"
+    steps: tuple[Step, ...] = ()  #: what was looked at on the way
 
 
 #: Exit codes of the scripts that s5jtd replaces, the first that applies.
@@ -79,27 +77,41 @@ def check(path: Path, *, as_json: bool, offline: bool, install: bool = False, le
             findings += _job(job, endpoints)
     if not offline:
         findings += _write_failed(config.state_dir, endpoints)
-    feasible = {job.name: _feasible(job, findings, endpoints, offline=offline) for job in config.jobs}
+    obstacles = {job.name: _obstacles(job, findings, endpoints, offline=offline) for job in config.jobs}
     if as_json:
-        answer = {"findings": [asdict(f) for f in findings], "endpoints": endpoints, "feasible": feasible}
+        shown = [{k: v for k, v in asdict(f).items() if k != "steps"} for f in findings]
+        feasible = {name: None if why is None else not why for name, why in obstacles.items()}
+        answer = {
+            "findings": shown, "endpoints": endpoints, "feasible": feasible, "obstacles": obstacles,
+        }  # fmt: skip
         click.echo(json.dumps({**answer, "config": config.public()}, indent=1))
     else:
-        _show(findings, feasible)
+        _show(findings, obstacles)
     bad = [finding for finding in findings if not finding.ok]
     if legacy:
         return next((code for about, code in LEGACY_EXITS.items() if about in {f.about for f in bad}), 0)
     return int(bad[0].exit) if bad else Exit.DONE
 
 
-def _show(findings: list[Finding], feasible: dict[str, bool | None]) -> None:
+_MARKS = {"ok": "+", "warning": "!", "failed": "-", "skipped": " "}
+
+
+def _show(findings: list[Finding], obstacles: dict[str, list[str] | None]) -> None:
     for finding in findings:
         click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.subject}: {finding.detail}")
         if finding.hint and not finding.ok:
             click.echo(f"      hint: {finding.hint}")
-    for name, can in feasible.items():
-        verdict = {True: "a transfer is feasible", False: "a transfer is NOT feasible", None: "not asked"}[
-            can
-        ]
+        for step in finding.steps:
+            click.echo(f"      {_MARKS[step.state]} {step.name:<9} {step.detail}")
+            if step.state == "warning" and step.hint:
+                click.echo(f"        {'':9} hint: {step.hint}")
+    for name, why_not in obstacles.items():
+        if why_not is None:
+            verdict = "not asked"
+        elif why_not:
+            verdict = f"a transfer is NOT feasible: {'; '.join(why_not)}"
+        else:
+            verdict = "a transfer is feasible"
         click.echo(f"job {name}: {verdict}")
 
 
@@ -175,47 +187,33 @@ def _job(job: JobConfig, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str, Any]]) -> Finding:
-    """Reach it, be let in, list: what a transfer needs of an endpoint."""
-    line: dict[str, Any] = {
-        "job": job, "side": link.side.value, "url": endpoint.url, "ok": True, "latency_ms": None,
-        "clock_skew_seconds": None, "listing": None, "error": None, "hint": None,
-    }  # fmt: skip
-    endpoints.append(line)
-
-    def look() -> str:
-        started = time.monotonic()
-        answer = endpoint.client.request("GET", None, {"max-keys": "1", "list-type": "2"})
-        line["latency_ms"] = round((time.monotonic() - started) * 1000, 1)
-        line["clock_skew_seconds"] = skew_seconds(answer.headers.get("date"), time.time())
-        page = next(
-            iter(list_objects(endpoint.client, link.prefix, version=link.list_version, page_size=10)), None
-        )
-        line["listing"] = "ordered" if page is None or page.sorted else "unordered"
-        skew = line["clock_skew_seconds"]
-        if skew is not None and abs(skew) > SKEW_SECONDS_MAX:
-            raise ClockSkewed(
-                f"the endpoint's clock differs by {skew:.0f} s", hint="set this machine's clock"
-            )
-        return f"answers in {line['latency_ms']} ms, lists {line['listing']}"
-
-    finding = _tried(f"{job} {link.side} {endpoint.url}", look)
-    if not finding.ok:
-        line.update(ok=False, error=finding.detail, hint=finding.hint)
-    return replace(finding, about="access")
-
-
-class ClockSkewed(S5jtError):
-    """Cannot sign requests with a clock that is wrong."""
-
-    code = "clock_skewed"
-
-
-def skew_seconds(date: str | None, now: float) -> float | None:
-    """How far the server's clock is ahead of ours; None where it does not say."""
+    """Reach it, be let in, list, ask what it can do: what a transfer needs of an endpoint."""
+    client = endpoint.client
+    trial = Trial(client, link.prefix, link.list_version, destination=link.side is Side.DESTINATION)
     try:
-        return round(parsedate_to_datetime(date or "").timestamp() - now, 1)
-    except (TypeError, ValueError):
-        return None
+        steps = [*reach(client.address(), client.link)]
+        if all(step.state != "failed" for step in steps):
+            steps += trial.steps()
+    except EndpointError as error:
+        steps = [Step("address", "failed", error.detail, error.hint)]
+    finally:
+        client.close()
+    bad = next((step for step in steps if step.state == "failed"), None)
+    endpoints.append({
+        "job": job, "side": link.side.value, "url": endpoint.url, "ok": bad is None,
+        **asdict(trial.found), "verify_tls": client.link.verify_tls,
+        "error": bad and f"{bad.name}: {bad.detail}", "hint": bad and bad.hint,
+        "steps": [{"name": s.name, "state": s.state, "detail": s.detail, "hint": s.hint} for s in steps],
+    })  # fmt: skip
+    return Finding(
+        f"{job} {link.side} {endpoint.url}",
+        bad is None,
+        f"answers in {trial.found.latency_ms} ms" if bad is None else f"{bad.name}: {bad.detail}",
+        bad.hint if bad else "",
+        Exit.TEMPORARY if bad and bad.may_pass else Exit.FAILED,
+        "access",
+        tuple(steps),
+    )
 
 
 def _write_failed(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -232,16 +230,19 @@ def _write_failed(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[
         yield Finding("failed_endpoints.json", False, f"{path}: {error.strerror}", "check who owns state_dir")
 
 
-def _feasible(
+def _obstacles(
     job: JobConfig, findings: list[Finding], endpoints: list[dict[str, Any]], *, offline: bool
-) -> bool | None:
-    """Whether each side has an endpoint that works, a volume is usable and s5cmd runs."""
+) -> list[str] | None:
+    """What stands in the way of a transfer; None where nobody asked."""
     if offline:
         return None
-    sides = {
-        side: any(line["ok"] for line in endpoints if line["job"] == job.name and line["side"] == side)
-        for side in ("source", "destination")
-    }
-    engine = all(f.ok for f in findings if f.subject == "s5cmd")
-    volume = any(f.ok for f in findings if f.subject.startswith("volume "))
-    return all(sides.values()) and engine and volume
+    found = []
+    for side in ("source", "destination"):
+        lines = [line for line in endpoints if line["job"] == job.name and line["side"] == side]
+        if not any(line["ok"] for line in lines):
+            found.append(f"no endpoint of the {side} works")
+    if not all(f.ok for f in findings if f.subject == "s5cmd"):
+        found.append("s5cmd cannot be run")
+    if not any(f.ok for f in findings if f.subject.startswith("volume ")):
+        found.append("no volume can be used")
+    return found

@@ -112,7 +112,7 @@ class S3Client:
         self._credentials = credentials
         self._region = region
         self._addressing: Addressing = addressing
-        self._link = link
+        self.link = link
         self._lock = threading.Lock()
         self._open: tuple[Address, urllib3.HTTPConnectionPool] | None = None
 
@@ -141,7 +141,7 @@ class S3Client:
             self.observe(error)
             raise
         with _closing(raw):
-            yield Stream(raw, self._place(key), self._link, self.observe)
+            yield Stream(raw, self._place(key), self.link, self.observe)
 
     def unobserved(self) -> S3Client:
         """The same client, for what a server need not offer: a refusal says nothing of its health."""
@@ -158,6 +158,14 @@ class S3Client:
         answer = self._look(prefix)
         if answer is not None:
             raise refusal(answer, self._place(None))
+
+    def address(self) -> Address:
+        """Where its requests go.
+
+        Raises:
+            EndpointRefused: no place can be made of what was configured.
+        """
+        return self._connected()[0]
 
     def close(self) -> None:
         """Let go of idle connections; the next request opens new ones."""
@@ -183,7 +191,7 @@ class S3Client:
                     region=self._region,
                     addressing=self._addressing,
                 )
-                self._open = address, open_pool(address, self._link)
+                self._open = address, open_pool(address, self.link)
             return self._open
 
     def _signed(self, method: str, address: Address, target: str, headers: Headers) -> dict[str, str]:
@@ -220,7 +228,7 @@ class S3Client:
                 )
             except (HTTPError, OSError) as error:
                 if is_last or not _was_hung_up(error):
-                    raise transport_error(error, str(self._place(key)), self._link) from error
+                    raise transport_error(error, str(self._place(key)), self.link) from error
         raise AssertionError  # the loop returns or raises
 
     def _refusal(self, raw: urllib3.BaseHTTPResponse, key: bytes | None) -> S5jtError:
@@ -249,7 +257,7 @@ class S3Client:
             return self._answer(raw, None)
         place = self._place(None)
         with _closing(raw):
-            beginning = next(iter(Stream(raw, place, self._link, _unobserved)), b"")
+            beginning = next(iter(Stream(raw, place, self.link, _unobserved)), b"")
         if b"<ListBucketResult" not in beginning:
             raise EndpointDown(f"{place}: {NOT_S3}", hint=NOT_S3_HINT)
         return None
@@ -259,7 +267,7 @@ class S3Client:
             with _closing(raw):
                 body = raw.read(BODY_BYTES_MAX, decode_content=False)
         except (HTTPError, OSError) as error:
-            raise transport_error(error, str(self._place(key)), self._link) from error
+            raise transport_error(error, str(self._place(key)), self.link) from error
         answer = Answer(raw.status, _lower(raw), body)
         if answer.code in _STALE:
             self._credentials.forget()

@@ -67,12 +67,12 @@ def open_pool(address: Address, link: Link) -> urllib3.HTTPConnectionPool:
         options |= _tls(link)
         if link.proxy is None:
             return urllib3.HTTPSConnectionPool(address.host, address.port, **options)
-        proxy_url, proxy_headers = _proxy(link.proxy)
+        proxy_url, proxy_headers = proxy_of(link.proxy)
         manager = urllib3.ProxyManager(proxy_url, proxy_headers=proxy_headers, **options)
         return manager.connection_from_host(address.host, address.port, "https")
     if link.proxy is None:
         return urllib3.HTTPConnectionPool(address.host, address.port, **options)
-    proxy_url, proxy_headers = _proxy(link.proxy)
+    proxy_url, proxy_headers = proxy_of(link.proxy)
     options |= {"origin": f"http://{address.authority}", "proxy_headers": proxy_headers}
     proxy = urlsplit(proxy_url)
     return _ForwardedPool(proxy.hostname or "", proxy.port, **options)
@@ -98,8 +98,12 @@ class _ForwardedPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _ForwardedConnection
 
 
-def _proxy(url: str) -> tuple[str, dict[str, str]]:
-    """The proxy's URL without user and password, and the header that carries those."""
+def proxy_of(url: str) -> tuple[str, dict[str, str]]:
+    """The proxy's URL without user and password, and the header that carries those.
+
+    Raises:
+        EndpointRefused: it is no proxy's URL.
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or 80
@@ -123,6 +127,15 @@ def _leaving_from(bind: str | None) -> dict[str, Any]:
     except ValueError:
         device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.encode() + b"\0")
         return {"socket_options": [*HTTPConnection.default_socket_options, device]}
+
+
+def leave_from(connection: socket.socket, bind: str | None) -> None:
+    """Make a socket that is to be connected leave from an address or interface."""
+    options = _leaving_from(bind)
+    if "source_address" in options:
+        connection.bind(options["source_address"])
+    elif options:
+        connection.setsockopt(*options["socket_options"][-1])
 
 
 def _tls(link: Link) -> dict[str, Any]:
