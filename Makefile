@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 
-.PHONY: help demo test test-go test-systemd soak bundle check format clean
+.PHONY: help demo man test test-go test-systemd soak bundle check format clean
 
 help:
 	@echo 'make demo    a whole transfer between two embedded S3 servers, proved at the end'
@@ -15,6 +15,7 @@ help:
 	@echo 'make test-go the road between servers built with `go install`'
 	@echo 'make test-systemd  the installed service, as root on a machine that systemd runs: docs/INSTALL.md'
 	@echo 'make bundle  dist/s5jtd-VERSION-linux-{amd64,arm64}.tar.gz, to install without network'
+	@echo 'make man     build/man/s5jtd.8 and the other manual pages, and completions/ for shells'
 	@echo 'make soak    power cuts, kills and crash points, as many as asked: CUTS=1000 KILLS=200 (as root)'
 	@echo 'make check   format, lint and types'
 	@echo 'make format  put the code into the one format'
@@ -35,6 +36,10 @@ test-go: $(VENV)/test.stamp
 # Changes the machine it runs on: it installs s5jtd from the bundle, and removes it again.
 test-systemd: $(VENV)/test.stamp
 	S5JTD_SYSTEMD=1 $(RUN) pytest tests/systemd
+
+man: $(VENV)/test.stamp
+	$(VENV)/bin/python release/man.py build/man
+	$(RUN) tests.completions
 
 bundle: $(VENV)/test.stamp
 	$(VENV)/bin/python release/bundle.py $(ARCH)

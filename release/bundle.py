@@ -38,7 +38,7 @@ FILES = (
     "install.sh", "systemd", "etc", "docs", "README.md", "CHANGELOG.md", "ARCHITECTURE.md", "LICENSE",
 )  # fmt: skip
 #: Folder of the tree -> folder of the bundle.
-MOVED = {"docs/man": "man", "completions": "completions"}
+MOVED = {"completions": "completions"}
 
 
 def main() -> None:
@@ -90,6 +90,7 @@ def make(machine: str, pythons: tuple[str, ...], own: str, common: Path, work: P
     for here, there in MOVED.items():
         if (ROOT / here).is_dir():
             shutil.copytree(ROOT / here, folder / there, dirs_exist_ok=True)
+    subprocess.run([sys.executable, ROOT / "release" / "man.py", folder / "man"], check=True)
     (folder / "BUNDLE").write_text(f'VERSION="{version}"\nARCH="{machine}"\nPYTHONS="{" ".join(pythons)}"\n')
     write_sums(folder)
     output.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ import click
 from s5jtctl import render
 from s5jtctl import status as plain
 from s5jtctl.client import Failure
+from s5jtctl.complete import job_names, state_names, volume_names
 from s5jtctl.session import (
     DURATION,
     KEY,
@@ -22,6 +23,7 @@ from s5jtctl.session import (
     Group,
     as_json,
     daemon_for,
+    examples,
     given,
     look,
     show,
@@ -41,14 +43,21 @@ def cli() -> None:
     """Ask the s5jtd daemon what it does, and tell it what to do.
 
     \b
+    Examples:
+      s5jtctl status --watch           what happens, live; q quits
+      s5jtctl pause --all --for 2h     before a maintenance window
+      s5jtctl explain archive a/b.jpg  why is this object believed delivered?
+      s5jtctl events --since 2h        what happened lately
+
+    \b
     Exit codes: 0 done; 1 failed; 2 wrong usage; 3 daemon not running;
     4 not permitted; 5 temporary, try again; 6 config invalid; 10 objects
     failed or parked; 11 verification mismatch; 12 busy; 130, 143 by signal.
     """
 
 
-@cli.command()
-@click.argument("job", required=False)
+@cli.command(epilog=examples("s5jtctl status archive", "s5jtctl status --watch", "s5jtctl status --check"))
+@click.argument("job", required=False, shell_complete=job_names)
 @click.option("--watch", is_flag=True, help="Show it live, until q is pressed.")
 @click.option("--check", is_flag=True, help="One line; exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.")
 def status(job: str | None, watch: bool, check: bool) -> None:
@@ -123,8 +132,8 @@ def _follow(params: Mapping[str, object]) -> NoReturn:
 _SIDE = click.option("--side", type=click.Choice(["source", "destination"]), help="Only this side.")
 
 
-@cli.command()
-@click.argument("job", required=False)
+@cli.command(epilog=examples("s5jtctl pause --all --for 2h", "s5jtctl pause archive --side source --now"))
+@click.argument("job", required=False, shell_complete=job_names)
 @click.option("--all", "every", is_flag=True, help="Every job.")
 @_SIDE
 @click.option("--for", "for_seconds", type=DURATION, help="Resume by itself after this time, like 2h.")
@@ -137,7 +146,7 @@ def pause(job: str | None, every: bool, side: str | None, for_seconds: int | Non
 
 
 @cli.command()
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=job_names)
 @click.option("--all", "every", is_flag=True, help="Every job.")
 @_SIDE
 def resume(job: str | None, every: bool, side: str | None) -> None:
@@ -146,15 +155,19 @@ def resume(job: str | None, every: bool, side: str | None) -> None:
 
 
 @cli.command()
-@click.argument("job")
+@click.argument("job", shell_complete=job_names)
 @click.option("--wait", is_flag=True, help="Return when the source has been seen.")
 def scan(job: str, wait: bool) -> None:
     """Look at the source now."""
     show(Method.JOB_SCAN, {"job": job, "wait": wait}, render.scan, wait=wait)
 
 
-@cli.command()
-@click.argument("job")
+@cli.command(
+    epilog=examples(
+        "s5jtctl resync archive --dry-run --wait", "s5jtctl resync archive --prefix missions/7/ --deep"
+    )
+)
+@click.argument("job", shell_complete=job_names)
 @click.option("--prefix", type=KEY, help="Only keys that begin so.")
 @click.option("--deep", is_flag=True, help="Compare content and not only what listings say.")
 @click.option("--dry-run", is_flag=True, help="Change nothing.")
@@ -172,9 +185,11 @@ def resync(job: str, prefix: str | None, deep: bool, dry_run: bool, wait: bool) 
         raise SystemExit(Exit.OBJECTS_FAILED)
 
 
-@cli.command()
-@click.argument("job")
-@click.option("--state", help="Only objects in this state.")
+@cli.command(
+    epilog=examples("s5jtctl objects archive --state parked", "s5jtctl objects archive --prefix a/ --json")
+)
+@click.argument("job", shell_complete=job_names)
+@click.option("--state", shell_complete=state_names, help="Only objects in this state.")
 @click.option("--prefix", type=KEY, help="Only keys that begin so.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 def objects(job: str, state: str | None, prefix: str | None, limit: int) -> None:
@@ -195,16 +210,18 @@ def objects(job: str, state: str | None, prefix: str | None, limit: int) -> None
         click.echo(f"there are more than these {len(rows)}; see them with --limit", err=True)
 
 
-@cli.command()
-@click.argument("job")
+@cli.command(epilog=examples("s5jtctl explain archive missions/7/0001.jpg"))
+@click.argument("job", shell_complete=job_names)
 @click.argument("key", type=KEY)
 def explain(job: str, key: str) -> None:
     """Tell the whole story of one object, with its evidence."""
     show(Method.OBJECT_EXPLAIN, {"job": job, "key": key}, render.explain)
 
 
-@cli.command()
-@click.argument("job")
+@cli.command(
+    epilog=examples("s5jtctl retry archive --parked", "s5jtctl retry archive --key missions/7/0001.jpg")
+)
+@click.argument("job", shell_complete=job_names)
 @click.option("--key", type=KEY, help="Only this object.")
 @click.option("--parked", is_flag=True, help="All that are parked; what is done without --key too.")
 def retry(job: str, key: str | None, parked: bool) -> None:
@@ -229,7 +246,7 @@ def volumes_list() -> None:
 
 
 @volumes.command("drain")
-@click.argument("volume")
+@click.argument("volume", shell_complete=volume_names)
 @click.option("--wait", is_flag=True, help="Until it is empty and safe to remove.")
 def volumes_drain(volume: str, wait: bool) -> None:
     """Put nothing more on VOLUME and deliver what it holds; it stays so until `activate`.
@@ -241,7 +258,7 @@ def volumes_drain(volume: str, wait: bool) -> None:
 
 
 @volumes.command("activate")
-@click.argument("volume")
+@click.argument("volume", shell_complete=volume_names)
 def volumes_activate(volume: str) -> None:
     """Use VOLUME again after `drain`."""
     show(Method.VOLUME_ACTIVATE, {"volume": volume}, render.volume_change)
@@ -256,14 +273,14 @@ def endpoints(ctx: click.Context) -> None:
 
 
 @endpoints.command("list")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=job_names)
 def endpoints_list(job: str | None) -> None:
     """Show state, latency and errors."""
     show(Method.ENDPOINT_LIST, given(job=job), render.endpoints)
 
 
 @endpoints.command("check")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=job_names)
 def endpoints_check(job: str | None) -> None:
     """Try every endpoint now; ends with 5 where one is down."""
     reply = show(Method.ENDPOINT_CHECK, given(job=job), render.endpoints, wait=True)
@@ -288,7 +305,7 @@ def bandwidth_show() -> None:
 _DIRECTION = click.option("--direction", type=click.Choice(["pull", "push"]), help="Only this way.")
 
 
-@bandwidth.command("set")
+@bandwidth.command("set", epilog=examples("s5jtctl bandwidth set 20Mbit/s --direction push"))
 @click.argument("rate", type=RATE)
 @_DIRECTION
 def bandwidth_set(rate: int | str, direction: str | None) -> None:
@@ -315,7 +332,7 @@ def reports(ctx: click.Context) -> None:
 
 
 @reports.command("list")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=job_names)
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest.")
 def reports_list(job: str | None, limit: int) -> None:
     """List reports, the newest first."""
@@ -339,7 +356,7 @@ def reports_show(report_id: int, with_objects: bool, limit: int | None, after: s
 
 
 @reports.command("latest")
-@click.argument("job", required=False)
+@click.argument("job", required=False, shell_complete=job_names)
 @_OBJECTS
 @_PAGE_OBJECTS
 def reports_latest(job: str | None, with_objects: bool, limit: int | None) -> None:
@@ -354,7 +371,7 @@ def _show_report(params: dict[str, object]) -> None:
         click.echo(f"there are more: {more}", err=True)
 
 
-@cli.command()
+@cli.command(epilog=examples("s5jtctl events --since 2h", "s5jtctl events --follow --since 1042 --json"))
 @click.option("--follow", is_flag=True, help="Go on with what happens from now on.")
 @click.option("--since", type=SINCE, help="A time, like 2026-01-31T23:59:00Z or 2h, or an event's id.")
 def events(follow: bool, since: int | str | None) -> None:

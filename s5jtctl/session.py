@@ -82,6 +82,11 @@ def _everywhere() -> list[click.Parameter]:
     ]  # fmt: skip
 
 
+def examples(*lines: str) -> str:
+    """What `--help` ends with."""
+    return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
+
 class _Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -20,7 +20,6 @@ from s5jtd.model import Direction
 from s5jtd.problems import Problems
 from tests.appliance import Appliance, side, some_objects, until
 from tests.fake_controls import STATUS
-from tests.monitoring_pages import page
 
 FOLDER = Path(__file__).parents[1] / "docs" / "monitoring"
 #: What others measure and the rules look at.
@@ -96,11 +95,6 @@ def test_the_handbook_names_every_metric(known):
     told = set(re.findall(r"`(s5jtd_\w+)`", (FOLDER / "README.md").read_text()))
 
     assert told - {"s5jtd_job"} == set(known)
-
-
-def test_the_page_of_events_is_current():
-    """`.venv/bin/python -m tests.monitoring_pages > docs/monitoring/events.md` makes it so."""
-    assert (FOLDER / "events.md").read_text() == page()
 
 
 def test_the_file_is_replaced_as_a_whole_and_a_full_disk_is_a_problem(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ import pytest
 from s5jtd import __version__, errors
 from s5jtd.events import EVENTS, PROBLEMS
 from s5jtd.stages import resync
+from tests.monitoring_pages import page
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = sorted([*ROOT.glob("s5jtd/**/*.py"), *ROOT.glob("s5jtctl/**/*.py")])
@@ -278,6 +279,11 @@ def test_each_problem_is_listed_with_its_meaning_and_the_events_that_tell_of_it(
     assert not told - set(EVENTS)
 
 
+def test_the_page_of_events_is_current():
+    """`.venv/bin/python -m tests.monitoring_pages > docs/monitoring/events.md` makes it so."""
+    assert (ROOT / "docs/monitoring/events.md").read_text() == page()
+
+
 def declared(*extras: str) -> set[str]:
     project = PYPROJECT["project"]
     requirements = list(project["dependencies"])
@@ -314,8 +320,8 @@ def test_the_changelog_knows_this_version():
     assert __version__ in headings
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=str)
-def test_links_between_pages_lead_somewhere(page):
-    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=str)
+def test_links_between_pages_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
 
-    assert not [link for link in links if not (page.parent / link).exists()]
+    assert not [link for link in links if not (path.parent / link).exists()]

@@ -1,0 +1,134 @@
+"""The manual pages: well-formed, complete, and in step with the programs; and what a shell completes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from s5jtctl.__main__ import cli
+from s5jtd.cli import main
+from s5jtd.control.server import ControlServer
+from s5jtd.control.verbs import verbs
+from s5jtd.errors import Exit
+from tests.completions import FOLDER, scripts
+from tests.fake_controls import FakeControls
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["s5jtctl.1", "s5jtd.8", "s5jtd.yaml.5"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("man")
+    subprocess.run([sys.executable, ROOT / "release" / "man.py", folder], check=True, cwd="/")
+    return folder
+
+
+def commands(
+    command: click.Command, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, one in command.commands.items():
+            yield from commands(one, (*path, name))
+
+
+def test_every_page_is_there(folder):
+    assert sorted(os.listdir(folder)) == PAGES
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.skipif(not shutil.which("groff"), reason="needs groff")
+def test_a_page_is_well_formed(folder, name):
+    done = subprocess.run(
+        ["groff", "-ww", "-man", "-Tutf8", folder / name], capture_output=True, text=True, check=True
+    )
+
+    assert done.stderr == ""
+    text = re.sub(r"\x1b\[[0-9;]*m|.\x08", "", done.stdout)
+    for heading in ("NAME", "DESCRIPTION", "SEE ALSO"):
+        assert f"\n{heading}\n" in text
+    assert not re.search(r"\\f[BIR]|<!--|\*\*", text)
+    assert max(map(len, text.splitlines())) <= 120  # the example's own lines
+
+
+@pytest.mark.parametrize(("name", "root"), [("s5jtd.8", main), ("s5jtctl.1", cli)])
+def test_a_page_has_every_command_and_option(folder, name, root):
+    text = re.sub(r"\\f[BIR]|\\&", "", (folder / name).read_text()).replace("\\-", "-")
+    program = name.partition(".")[0]
+
+    for path, command in commands(root, (program,)):
+        if len(path) > 1:
+            assert re.search(rf"^\.SS {' '.join(path)}\b", text, re.MULTILINE), path
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert re.search(
+                    rf"^({'|'.join(option.opts)})\b|, {option.opts[-1]}\b", text, re.MULTILINE
+                ), option
+    for code in Exit:
+        assert re.search(rf"^\.TP\n{int(code)}$", text, re.MULTILINE)
+
+
+def test_the_page_of_the_configuration_is_the_whole_example(folder):
+    text = (folder / "s5jtd.yaml.5").read_text().replace("\\-", "-").replace("\\&", "")
+
+    for line in (ROOT / "etc" / "config.yaml").read_text().splitlines():
+        assert line.split("\\")[0].split("~")[0].split("`")[0].split("^")[0] in text
+
+
+@pytest.mark.parametrize("root", [main, cli])
+def test_the_help_of_a_program_has_examples(root):
+    assert re.search(r"Examples:|First steps:", root.help or "")
+
+
+def test_the_scripts_for_shells_are_current():
+    """`make man` makes them so."""
+    assert {path.name: path.read_text() for path in FOLDER.iterdir()} == scripts()
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("s5jtctl pau", ["pause"]),
+        ("s5jtctl status arch", ["archive-to-cloud"]),
+        ("s5jtctl volumes drain v", ["vol1"]),
+        ("s5jtctl objects archive-to-cloud --state par", ["parked"]),
+        ("s5jtctl status --wa", ["--watch"]),
+        ("s5jtctl status nothing-like-it", []),
+    ],
+)
+def test_bash_completes_names_that_the_daemon_knows(tmp_path, typed, offered):
+    """What the script itself does, in a real bash, with the words of a line typed so far."""
+    words = typed.split(" ")
+    program = (
+        f"source {FOLDER / 's5jtctl.bash'}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1};"
+        f" complete -p s5jtctl >&2; _s5jtctl_completion s5jtctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    path = tmp_path / "control.sock"
+    with ControlServer(path, verbs(FakeControls())):
+        done = subprocess.run(
+            ["bash", "-c", program], capture_output=True, text=True, check=True,
+            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "S5JTD_SOCKET": str(path)},
+        )  # fmt: skip
+
+    assert [line for line in done.stdout.splitlines() if line] == offered
+
+
+def test_without_a_daemon_nothing_is_offered_and_nothing_is_said(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "s5jtctl"], capture_output=True, text=True, check=True, cwd=ROOT,
+        env={
+            "S5JTD_SOCKET": str(tmp_path / "none"), "_S5JTCTL_COMPLETE": "bash_complete", "COMP_CWORD": "2",
+            "COMP_WORDS": "s5jtctl status ", "PATH": os.environ["PATH"],
+        },
+    )  # fmt: skip
+
+    assert (done.stdout.strip(), done.stderr) == ("", "")
