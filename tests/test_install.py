@@ -52,7 +52,7 @@ def test_the_drop_in_names_volumes_and_credentials_and_requires_nothing():
         "ReadWritePaths=-/mnt/volume-01",
         "ReadWritePaths=-/srv",
         "LoadCredential=cloud:/etc/s5jtd/credentials.d/cloud",
-        "SetCredential=cloud:",
+        "SetCredential=cloud:# missing",
     ]
 
 

@@ -17,6 +17,8 @@ from s5jtd.s3.credentials import CREDENTIALS_FOLDER
 from s5jtd.volumes.probe import fstab_points, unit_name
 
 FILE = Path("/etc/systemd/system/s5jtd.service.d/10-site.conf")
+#: Given where there is no file; systemd takes no empty one.  A comment in the format of these files.
+NONE = "# missing"
 #: What the unit shows empty; nothing there can be a volume.
 _HIDDEN = tuple(map(PurePath, ("/home", "/root", "/run/user", "/tmp", "/var/tmp")))  # noqa: S108
 #: Made by the unit itself.
@@ -79,11 +81,11 @@ def render(config: Config, config_path: Path) -> str:
     ]
     if names := sorted(set(_credentials(config))):
         lines += [
-            "# Secrets, for the daemon alone.  Where a file is missing the credential is empty,",
+            "# Secrets, for the daemon alone.  Where a file is missing it gets the text below,",
             "# and only the jobs that need it stand still.",
         ]
     for name in names:
-        lines += [f"LoadCredential={name}:{CREDENTIALS_FOLDER / name}", f"SetCredential={name}:"]
+        lines += [f"LoadCredential={name}:{CREDENTIALS_FOLDER / name}", f"SetCredential={name}:{NONE}"]
     return "\n".join(lines) + "\n"
 
 
