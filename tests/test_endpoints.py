@@ -279,3 +279,81 @@ def test_two_threads_do_not_probe_the_same_endpoint_at_once():
         thread.join()
 
     assert (beats, len(server.asked)) == ([], 1)
+
+
+# --- Slow ones and liars
+
+
+@pytest.mark.parametrize(
+    ("paces", "in_flight", "expected"),
+    [
+        ((10.0, 100.0, 90.0), (0, 0, 0), 1),
+        ((10.0, 100.0, 90.0), (0, 1, 1), 1),  # twice the load of a quick one is less than all of a slow one
+        ((60.0, 100.0, 90.0), (0, 1, 1), 0),  # a little slower is no reason
+        ((10.0, 100.0, 90.0), (0, 9, 9), 0),
+        ((None, 100.0, 90.0), (0, 1, 1), 0),  # only use can tell
+    ],
+)
+def test_a_slow_endpoint_carries_as_much_as_it_can(paces, in_flight, expected):
+    candidates = [(Health(UP, pace=pace), load) for pace, load in zip(paces, in_flight, strict=True)]
+
+    assert pick(candidates) == expected
+
+
+def test_what_was_slow_gets_another_chance_after_a_while():
+    clock = Clock()
+    with ToldServer(well) as slow, ToldServer(well) as quick:
+        endpoints = told(slow, quick, clock=clock)
+        first, second = endpoints.all()
+        endpoints.ran(first, 1.0)
+        endpoints.ran(second, 100.0)
+        with endpoints.lease() as one, endpoints.lease() as two:
+            assert one is two is second
+
+        clock.now += 60
+        endpoints.ran(second, 100.0)
+        clock.now += 61
+        with endpoints.lease() as one, endpoints.lease() as two:
+            assert {one, two} == {first, second}
+
+
+def test_a_liar_loses_its_share_for_long_although_it_lists_well():
+    clock = Clock()
+    with ToldServer(well) as liar, ToldServer(well) as honest:
+        endpoints = told(liar, honest, clock=clock)
+        first, second = endpoints.all()
+        endpoints.probe_due(nothing)
+        for pause in (60, 120):
+            endpoints.judge(first, wrong=3, right=2)
+            assert first.health.state is DOWN
+            assert "wrong bytes" in (first.health.last_error or "")
+            assert endpoints.choose() is second
+            clock.now += pause - 1
+            endpoints.probe_due(nothing)
+            assert first.health.state is DOWN
+            clock.now += 1
+            endpoints.probe_due(nothing)
+            assert first.health.state is UP
+
+        endpoints.judge(first, wrong=0, right=9)
+        assert first.health.lies == 0
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(2, 0), (3, 3), (0, 5)])
+def test_a_few_wrong_objects_are_their_own_fault(wrong, right):
+    with ToldServer(well) as one, ToldServer(well) as other:
+        endpoints = told(one, other)
+        endpoints.judge(endpoints.all()[0], wrong=wrong, right=right)
+
+    assert endpoints.all()[0].health.state is not DOWN
+
+
+def test_without_an_honest_endpoint_wrong_bytes_take_nobody_out():
+    with ToldServer(well) as one, ToldServer(well) as other:
+        alone, both = told(one), told(one, other)
+        alone.judge(alone.all()[0], wrong=9, right=0)
+        both.judge(both.all()[0], wrong=9, right=0)
+        both.judge(both.all()[1], wrong=9, right=0)
+
+    assert alone.available()
+    assert both.choose() is both.all()[1]

@@ -28,6 +28,15 @@ _RELAPSE_SECONDS: Final = 2 * _BACKOFF_SECONDS_MAX
 _REFUSED_SECONDS_MIN: Final = 30.0
 #: An endpoint that nobody used for so long is asked again, so that its state stays true.
 _IDLE_SECONDS: Final = 60.0
+#: What moved how fast is forgotten after this, so that one that was slow gets another chance.
+_PACE_SECONDS: Final = 120.0
+_PACE_WEIGHT: Final = 0.4  # of the newest run
+#: The slowest counts as so much of the quickest; less would tell noise apart.
+_PACE_MIN: Final = 0.1
+#: So many objects of a run with wrong bytes, and more than came right: it is the endpoint and not they.
+_WRONG_MIN: Final = 3
+_LIAR_SECONDS: Final = 60.0
+_LIAR_SECONDS_MAX: Final = 3600.0
 _LATENCY_WEIGHT: Final = 0.2  # of the newest measurement
 _ERROR_LENGTH_MAX: Final = 500
 
@@ -57,6 +66,9 @@ class Health:
     probe_at: float = 0.0  #: monotonic seconds
     opened_at: float = -_RELAPSE_SECONDS  #: monotonic seconds; when the breaker opened last
     relapses: int = 0  #: how often it opened again with nothing transferred in between
+    pace: float | None = None  #: work per second of a run through it, moving average; None: not known
+    paced_at: float = 0.0  #: monotonic seconds
+    lies: int = 0  #: runs in a row that brought wrong bytes
 
 
 def after_success(health: Health, now: float, latency_ms: float | None, *, transfers: int = 0) -> Health:
@@ -70,6 +82,31 @@ def after_success(health: Health, now: float, latency_ms: float | None, *, trans
         probe_at=now + _IDLE_SECONDS,
         opened_at=-_RELAPSE_SECONDS if transfers else health.opened_at,
         relapses=0 if transfers else health.relapses,
+        pace=health.pace,
+        paced_at=health.paced_at,
+        lies=health.lies,
+    )
+
+
+def after_run(health: Health, pace: float, now: float) -> Health:
+    """How fast a run went that had the endpoint for itself and others."""
+    known = health.pace if now - health.paced_at < _PACE_SECONDS else None
+    average = pace if known is None else known + _PACE_WEIGHT * (pace - known)
+    return replace(health, pace=average, paced_at=now)
+
+
+def after_lies(health: Health, wrong: int, now: float) -> Health:
+    """Wrong bytes take an endpoint out for long: that it lists is no proof that it is well again."""
+    pause = min(_LIAR_SECONDS * 2**health.lies, _LIAR_SECONDS_MAX)
+    return replace(
+        health,
+        state=EndpointState.DOWN,
+        failures=_FAILURES_MAX,
+        last_error=f"wrong bytes: {wrong} objects of a run differed from what they should be",
+        hint="look at that server: its disks, its memory, a proxy in between",
+        probe_at=now + pause,
+        opened_at=now,
+        lies=health.lies + 1,
     )
 
 
@@ -107,17 +144,26 @@ def after_error(
 
 
 def pick(candidates: Sequence[tuple[Health, int]], turn: int = 0) -> int | None:
-    """Which of (health, transfers in flight) gets the next work: the least loaded, then the quickest.
+    """Which of (health, transfers in flight) gets the next work: the least loaded for its pace.
 
     None where all are down.  One that is unknown counts as quick: only use can tell.  With each `turn`
     it is the next in this order: what failed one way goes another.
     """
+    best = max((health.pace or 0.0 for health, _ in candidates), default=0.0)
     loads = [
-        ((in_flight + 1) * _WEIGHTS[health.state], health.latency_ms or 0.0, index)
+        ((in_flight + 1) * _WEIGHTS[health.state] / _share(health, best), health.latency_ms or 0.0, index)
         for index, (health, in_flight) in enumerate(candidates)
         if health.state is not EndpointState.DOWN
     ]
     return sorted(loads)[turn % len(loads)][2] if loads else None
+
+
+def _share(health: Health, best: float) -> float:
+    """How much of the quickest it carries; in steps, as runs of different objects differ a little."""
+    if not health.pace or not best:
+        return 1.0
+    share = max(health.pace / best, _PACE_MIN)
+    return 1.0 if share > 0.5 else share
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +279,26 @@ class Endpoints:
             endpoint.since = self._wall()
             return endpoint.status()
 
+    def ran(self, endpoint: Endpoint, pace: float) -> None:
+        """Say how fast a run through it went, in any unit that holds for all of them."""
+        with self._lock:
+            endpoint.health = after_run(endpoint.health, pace, self._monotonic())
+
+    def judge(self, endpoint: Endpoint, *, wrong: int, right: int) -> None:
+        """Say how many objects of a run had wrong bytes.  Several, and more than right ones, are its fault.
+
+        Unless there is no honest endpoint to compare with: then it may be the objects, and who would serve?
+        """
+        with self._lock:
+            if wrong < _WRONG_MIN or wrong <= right:
+                if right and not wrong:
+                    endpoint.health = replace(endpoint.health, lies=0)
+                return
+            others = (one.health for one in self._endpoints if one is not endpoint)
+            if any(health.state is not EndpointState.DOWN and not health.lies for health in others):
+                endpoint.health = after_lies(endpoint.health, wrong, self._monotonic())
+                endpoint.since = self._wall()
+
     def probe_due(self, beat: Callable[[], None]) -> list[EndpointStatus]:
         """Ask those endpoints whose turn it is to list one key; whose state that changed is returned.
 
@@ -271,7 +337,14 @@ class Endpoints:
         )
 
     def _choose(self, turn: int = 0) -> Endpoint | None:
-        index = pick([(endpoint.health, endpoint.in_flight) for endpoint in self._endpoints], turn)
+        old = self._monotonic() - _PACE_SECONDS
+        index = pick(
+            [
+                (one.health if one.health.paced_at > old else replace(one.health, pace=None), one.in_flight)
+                for one in self._endpoints
+            ],
+            turn,
+        )
         return None if index is None else self._endpoints[index]
 
     def _due(self) -> list[Endpoint]:

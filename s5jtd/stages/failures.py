@@ -9,7 +9,7 @@ import structlog
 
 from s5jtd.engine.contract import End, Failure, Outcome
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, EngineError, S5jtError
-from s5jtd.ledger.rows import Item, Returned
+from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
 from s5jtd.link.tuning import Trial
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import Endpoint, Endpoints
@@ -104,11 +104,17 @@ def _answers(endpoint: Endpoint) -> bool:
     return True
 
 
-def tell_mismatches(code: str, url: str, settled: Iterable[object]) -> None:
-    """Wrong bytes are said once for a chunk, with the endpoint they came from or went to."""
-    these = [one for one in settled if isinstance(one, Returned) and one.code == code]
+def tell_mismatches(code: str, endpoints: Endpoints, endpoint: Endpoint, settled: Iterable[object]) -> None:
+    """Wrong bytes are said once for a chunk, to the log and to the breaker of the endpoint."""
+    told = list(settled)
+    these = [one for one in told if isinstance(one, Returned) and one.code == code]
+    endpoints.judge(
+        endpoint, wrong=len(these), right=sum(isinstance(one, Staged | Delivered) for one in told)
+    )
     if these:
-        log.warning("bytes_differ", code=code, endpoint=url, objects=len(these), error=these[0].message)
+        log.warning(
+            "bytes_differ", code=code, endpoint=endpoint.url, objects=len(these), error=these[0].message
+        )
 
 
 def engine_failed(problems: Problems, error: EngineError) -> None:

@@ -192,12 +192,14 @@ class Pull:
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
                 stop=lambda: self._halted(job) or not volume.state.owes_space,
             )  # fmt: skip
-            self._tuner.learn(lane, choice, trial(work.by_name, work.outcomes, run.end, run_started))
+            went = trial(work.by_name, work.outcomes, run.end, run_started)
+            self._tuner.learn(lane, choice, went)
+            job.source.endpoints.ran(endpoint, went.pace)
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)
             self._seal(work, settled, endpoint.url)
         staged = [one for one in settled if isinstance(one, Staged)]
-        tell_mismatches(SOURCE_MISMATCH, endpoint.url, settled)
+        tell_mismatches(SOURCE_MISMATCH, job.source.endpoints, endpoint, settled)
         log.info(
             "chunk_staged", endpoint=endpoint.url, objects=len(staged), of=len(items),
             bytes=sum(one.item.size for one in staged), seconds=round(time.monotonic() - started, 3),

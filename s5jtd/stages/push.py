@@ -179,7 +179,7 @@ class Push:
                 for name, item in left.items():
                     if item.id not in settled:
                         settled[item.id] = _not_sent(job, item, outcomes.get(name), run, name in blamed)
-        tell_mismatches(DESTINATION_MISMATCH, endpoint.url, settled.values())
+        tell_mismatches(DESTINATION_MISMATCH, job.destination.endpoints, endpoint, settled.values())
         limit = dict.fromkeys(blamed, max(job.config.attempts, LINK_ATTEMPTS_MIN))
         if len(left) > 1:  # one of which the engine said nothing may have suffered for another's sake
             limit |= dict.fromkeys(left.keys() - outcomes.keys(), NEVER)
@@ -268,7 +268,9 @@ class Push:
             on_progress=on_progress,
             stop=lambda: self._halted(job) or not self.volume.state.gives_pushes,
         )  # fmt: skip
-        self._tuner.learn(lane, choice, trial(items, outcomes, run.end, started))
+        went = trial(items, outcomes, run.end, started)
+        self._tuner.learn(lane, choice, went)
+        job.destination.endpoints.ran(endpoint, went.pace)
         return run
 
 
