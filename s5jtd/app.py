@@ -101,7 +101,7 @@ class App:
         self.problems = Problems()
         self.meter = Meter()
         self.line = Line(config.state_dir, timetables(config))
-        self.tuner = Tuner(lambda: self.config.limits.workers)
+        self.tuner = Tuner(lambda: self.config.limits.workers, self.line.rate)
         self.engine: Engine = _engine(self.line)
         self._ballast = Ballast(config.state_dir)
         patience = Patience(

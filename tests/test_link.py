@@ -221,6 +221,15 @@ class TestTuning:
         assert shown is not None
         assert (shown.workers, shown.parts, shown.why) == (WORKERS_USUAL, 4, "usual")
 
+    def test_a_limit_is_not_spread_too_thin(self):
+        rates: dict[Direction, float | None] = {PULL: 640 * 1024.0, PUSH: None}
+        tuner = Tuner(lambda: "auto", rates.__getitem__)
+
+        assert tuner.choose(Lane(1, PULL), 600.0, 1000).workers == 10
+        assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == WORKERS_MAX
+        rates[PULL] = 1.0
+        assert tuner.choose(Lane(1, PULL), 600.0, 1000).workers == WORKERS_MIN
+
     def test_what_the_configuration_says_holds_and_may_change(self):
         says: list[Any] = [7]
         tuner = Tuner(lambda: says[0])

@@ -20,6 +20,7 @@ import ipaddress
 import secrets
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -33,10 +34,10 @@ _HEAD_BYTES_MAX: Final = 64 * 1024
 _CONNECT_SECONDS: Final = 15.0
 _CLOSE_SECONDS: Final = 5.0
 #: Of a limited pull: what the kernel takes from the line before anybody drew for it, in seconds of the
-#: rate over as many connections as are usual.
+#: rate for all connections together, of which there are usually more than so many.
 _AHEAD_SECONDS: Final = 0.5
-_USUAL_CONNECTIONS: Final = 16
-_RECEIVE_BYTES: Final = (16 * 1024, 4 << 20)
+_CONNECTIONS_MIN: Final = 32
+_RECEIVE_BYTES: Final = (4 * 1024, 4 << 20)
 _NOT_HANDED_ON: Final = (b"proxy-authorization:", b"proxy-connection:")
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -58,6 +59,7 @@ class _Route:
     bind: str | None
     direction: Direction
     budget: Budget
+    open: Counter[Direction]  #: connections under way, of all routes
 
 
 class _Refused(Exception):
@@ -75,6 +77,7 @@ class Relay:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._open: Counter[Direction] = Counter()  # touched by its thread alone
         self._turns: dict[Budget, asyncio.Lock] = {}
 
     @contextlib.contextmanager
@@ -103,7 +106,9 @@ class Relay:
             target, host = (parts.hostname or "", parts.port or 80), "127.0.0.1"
         else:
             parts, target, host = None, None, "127.0.0.1"
-        route = _Route(target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget)
+        route = _Route(
+            target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget, self._open
+        )
         listener = socket.create_server((host, 0), family=_family(host), backlog=512)
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -120,8 +125,8 @@ class Relay:
             if here is not None and parts is not None:
                 yield Way(f"{parts.scheme}://{_in_url(parts.hostname or '')}:{port}", None, _always)
             elif parts is not None:
-                login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-                yield Way(endpoint_url, f"http://{login}127.0.0.1:{port}", _always)
+                user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+                yield Way(endpoint_url, f"http://{user}127.0.0.1:{port}", _always)
             else:
                 yield Way(endpoint_url, f"http://s5jtd:{word}@127.0.0.1:{port}", _always)
         finally:
@@ -166,6 +171,7 @@ class Relay:
         """One connection, to its end; whatever breaks on either side ends both."""
         with client:
             client.setblocking(False)
+            self._open[route.direction] += 1
             try:
                 if route.target is not None:
                     with await _reach(route.target, route) as server:
@@ -177,6 +183,8 @@ class Relay:
                     await _say(client, refused.status)
             except OSError:
                 pass
+            finally:
+                self._open[route.direction] -= 1
 
     async def _as_proxy(self, client: socket.socket, route: _Route) -> None:
         reader = _Reader(client)
@@ -353,7 +361,7 @@ def _leave_from(server: socket.socket, route: _Route) -> None:
     rate = route.budget.rate
     if route.direction is Direction.PULL and rate is not None:
         least, most = _RECEIVE_BYTES
-        ahead = int(rate * _AHEAD_SECONDS / _USUAL_CONNECTIONS)
+        ahead = int(rate * _AHEAD_SECONDS / max(_CONNECTIONS_MIN, route.open[route.direction]))
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(ahead, least), most))
     if route.bind is None:
         return

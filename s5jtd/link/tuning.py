@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
+from s5jtd.link.budget import Rate
 from s5jtd.model import Direction
 
 #: Objects at a time in one run, where the configuration leaves it to us: least, usual, most.
@@ -26,6 +27,8 @@ PARTS_MAX: Final = 16
 _NEAR_MS: Final = 50.0
 #: What an object costs besides its bytes, as so many bytes: small ones are bound by round trips.
 _OBJECT_BYTES: Final = 256 * 1024
+#: Bytes per second that a limit should leave for each object under way.
+_WORKER_RATE_MIN: Final = 64 * 1024
 #: More at a time must bring so much more, or it was noise.
 _PAYS: Final = 1.1
 #: After a try that did not pay, so many good runs until the next.
@@ -99,12 +102,30 @@ def next_level(level: Level, trial: Trial) -> Level:
     return Level(min(workers * 2, WORKERS_MAX), why, pace=trial.pace)
 
 
+def within_rate(level: Level, rate: Rate) -> Level:
+    """As many as a limit has bytes for; a connection that gets next to nothing is one that servers drop."""
+    if rate is None:
+        return level
+    most = max(int(rate / _WORKER_RATE_MIN), WORKERS_MIN)
+    if level.workers <= most:
+        return level
+    return Level(most, f"the limit feeds {most}")
+
+
 class Tuner:
     """The levels of all lanes.  Threads may share it."""
 
-    def __init__(self, configured: Callable[[], int | Literal["auto"]]) -> None:
-        """`configured` tells what the configuration says now: a number, or to choose here."""
+    def __init__(
+        self,
+        configured: Callable[[], int | Literal["auto"]],
+        rate: Callable[[Direction], Rate] = lambda _direction: None,
+    ) -> None:
+        """`configured` tells what the configuration says now: a number, or to choose here.
+
+        `rate` tells which limit holds: a line that is held back must not be spread too thin.
+        """
         self._configured = configured
+        self._rate = rate
         self._lock = threading.Lock()
         self._levels: dict[Lane, Level] = {}
 
@@ -117,6 +138,8 @@ class Tuner:
         configured = self._configured()
         if configured != "auto":
             level = Level(configured, "configured: limits.workers")
+        else:
+            level = within_rate(level, self._rate(lane.direction))
         busy = max(1, min(objects, level.workers))
         parts = min(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL), PARTS_MAX)
         return Choice(level.workers, parts, level.why)
