@@ -25,6 +25,8 @@ from s5jtd.daemon import Inbox, Reload, Stop
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
+from s5jtd.folders.engine import FolderEngine
+from s5jtd.folders.paths import ignore_lease_breaks
 from s5jtd.hotplug import HotPlug, volumes_now
 from s5jtd.jobs import build_job, timetables
 from s5jtd.ledger.chronicle import open_chronicle
@@ -103,6 +105,7 @@ class App:
         self.line = Line(config.state_dir, timetables(config))
         self.tuner = Tuner(lambda: self.config.limits.workers, self.line.rate)
         self.engine: Engine = _engine(self.line)
+        ignore_lease_breaks()
         self._ballast = Ballast(config.state_dir)
         patience = Patience(
             self._ballast,
@@ -402,8 +405,19 @@ class App:
         left = {job.name: self._left(job) for job in self.job_list()}
         if any(left.values()) and not self._hopeless():
             return None
+        if not any(left.values()) and self._one_more_look():
+            return None
         self._over = True
         return Stop("the pass is over", self._verdict(any(left.values())))
+
+    def _one_more_look(self) -> bool:
+        """Whether files are still to leave their folder, which they do when it is looked at."""
+        owing = [id_ for id_, job in self._jobs.items() if job.source.folder and job.source.folder.leave]
+        for id_ in owing:
+            if self._scans[id_].passes_done == 1:
+                self._jobs[id_].scan_requested.set()
+        self.bell.ring()
+        return any(self._scans[id_].passes_done < 2 for id_ in owing)
 
     def _left(self, job: Job) -> int:
         objects, _ = self.ledger.views.counters(job.id)
@@ -436,10 +450,10 @@ class App:
         return Exit.OBJECTS_FAILED if codes else Exit.DONE
 
 
-def _engine(line: Line) -> S5cmd:
+def _engine(line: Line) -> Engine:
     engine = S5cmd(ways=line.open)
     engine.check()
-    return engine
+    return FolderEngine(engine)
 
 
 def lock_state_dir(state_dir: Path) -> int:

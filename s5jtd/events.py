@@ -84,6 +84,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "endpoint_up": Event("info", "an endpoint works again"),
         "engine_failed": Event("error", "s5cmd itself could not run"),
         "events_failed": Event("error", "the stream of events to one client failed unexpectedly"),
+        "file_cannot_leave": Event(
+            "warning", "a delivered file could not be deleted or moved; it is tried again with each look"
+        ),
+        "files_left": Event("info", "delivered files were deleted or moved from the folder they came from"),
         "ledger_ballast_dropped": Event(
             "warning", "the disk under the ledger is full: its reserve was given up, so that deliveries go on"
         ),

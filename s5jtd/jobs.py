@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-from s5jtd.config import Config, JobConfig, S3Destination, S3Side
+from s5jtd.config import Config, FolderDestination, FolderSource, JobConfig, S3Destination, S3Side
 from s5jtd.config.sides import (
     AnonymousCredentials,
     EnvCredentials,
     KeyCredentials,
+    Move,
     ProfileCredentials,
     SystemdCredentials,
 )
 from s5jtd.engine.contract import Remote
 from s5jtd.errors import ConfigError
+from s5jtd.folders import paths
+from s5jtd.folders.client import FolderClient
+from s5jtd.folders.leave import Leave, is_ready
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.line import Timetable
 from s5jtd.log import register_secret
@@ -22,7 +27,7 @@ from s5jtd.s3.client import S3Client
 from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource, write_shared_file
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.s3.transport import Link as Transport
-from s5jtd.stages.job import Job, Link
+from s5jtd.stages.job import Folder, Job, Link
 
 
 def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path, known_id: int | None = None) -> Job:
@@ -34,33 +39,70 @@ def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path, known_id: in
     job_id = known_id or ledger.enrol_job(
         config.name, _identity(config.source), _identity(config.destination)
     )
+    marks = ledger.database.path.parent / "folders"
     return Job(
         job_id,
         config,
         build_link(Side.SOURCE, config.source, config.name, runtime_dir),
-        build_link(Side.DESTINATION, config.destination, config.name, runtime_dir),
+        build_link(Side.DESTINATION, config.destination, config.name, runtime_dir, marks),
     )
 
 
 def _identity(side: object) -> str:
-    """What makes the data of a side: bucket and prefix, not the endpoints that lead there."""
+    """What makes the data of a side: bucket and prefix, not the endpoints that lead there; or a folder."""
+    if isinstance(side, FolderSource | FolderDestination):
+        return f"file://{side.directory}/"
     config = s3_side(side)
     return f"s3://{config.bucket}/{config.prefix}"
 
 
 def s3_side(side: object) -> S3Side:
-    """A side that is a bucket; the configuration lets no other pass yet.
+    """A side that is a bucket.
 
     Raises:
         ConfigError: it is a folder.
     """
     if not isinstance(side, S3Side):
-        raise ConfigError("a side of a job must be a bucket")
+        raise ConfigError("this side of a job must be a bucket")
     return side
 
 
-def build_link(side: Side, given: object, job_name: str, runtime_dir: Path) -> Link:
-    """One side of a job: a client for each endpoint, and the engine's view of it."""
+def folder_link(
+    side: Side, config: FolderSource | FolderDestination, job_name: str, marks: Path | None
+) -> Link:
+    """A side that is a folder: one endpoint, which is the folder itself."""
+    directory = config.directory
+    begun_mark = None
+    if isinstance(config, FolderSource):
+        to = config.after.move if isinstance(config.after, Move) else None
+        folder = Folder(
+            paths.unfit,
+            is_ready=partial(is_ready, directory),
+            leave=None if config.after == "keep" else Leave(directory, to),
+            settle_seconds=config.settle,
+        )
+        client = FolderClient(directory, settle_seconds=config.settle)
+    else:
+        begun_mark = marks / job_name if marks is not None else None
+        folder = Folder(paths.unfit)
+        client = FolderClient(directory, is_destination=True, begun_mark=begun_mark)
+    remote = Remote(
+        bucket="", endpoint_url=None, region=None, credentials_file=None, directory=directory,
+        begun_mark=begun_mark,
+    )  # fmt: skip
+    endpoints = Endpoints([Endpoint(str(directory), client)])
+    return Link(side, b"", "auto", endpoints, lambda _endpoint: remote, folder=folder)
+
+
+def build_link(
+    side: Side, given: object, job_name: str, runtime_dir: Path, marks: Path | None = None
+) -> Link:
+    """One side of a job: a client for each endpoint, and the engine's view of it.
+
+    `marks` is where it is noted which folders were written to.
+    """
+    if isinstance(given, FolderSource | FolderDestination):
+        return folder_link(side, given, job_name, marks)
     config = s3_side(given)
     provider = CredentialProvider(credential_source(config))
     urls: tuple[str | None, ...] = config.endpoints or (None,)

@@ -36,9 +36,7 @@ EXAMPLE = Path(__file__).parent.parent / "etc" / "config.yaml"
 
 #: For each row that is refused: what asks for it, and its value in the message.
 ASKING = {
-    "jobs[].source.directory": ("source", {"directory": "/data"}),
     "jobs[].source.bucket=arn:*": ("source", {"bucket": "arn:aws:s3:eu-west-1:123456789012:accesspoint/a"}),
-    "jobs[].destination.directory": ("destination", {"directory": "/data"}),
     "jobs[].destination.bucket=arn:*": (
         "destination",
         {"bucket": "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/a"},

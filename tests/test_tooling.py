@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "s5jtd.daemon": {"s5jtd.problems", "s5jtd.protocol", "s5jtd.worker"},
     "s5jtd.demo": set(),
     "s5jtd.engine": set(),
+    "s5jtd.folders": {"s5jtd.engine", "s5jtd.integrity", "s5jtd.s3", "s5jtd.volumes"},
     "s5jtd.integrity": set(),
     "s5jtd.ledger": set(),
     "s5jtd.link": set(),

@@ -50,6 +50,7 @@ def conflicts(config: Config) -> Iterator[Problem]:
     yield from _twice([("jobs", number, "name") for number in range(len(config.jobs))], _names(config.jobs))
     yield from _same_names_written(config.jobs)
     yield from _circles(config.jobs)
+    yield from _folders_of_ours(config)
 
 
 def _names(jobs: Iterable[JobConfig]) -> list[str]:
@@ -101,6 +102,23 @@ def _circles(jobs: Sequence[JobConfig]) -> Iterator[Problem]:
         circle = _way_back(start, feeds)
         if circle and start == min(circle):
             yield Problem(("jobs", start, "destination"), _circle_told([jobs[number] for number in circle]))
+
+
+def _folders_of_ours(config: Config) -> Iterator[Problem]:
+    """A job's folder that holds what s5jtd itself writes, or lies in it."""
+    ours = {"state_dir": config.state_dir, "runtime_dir": config.runtime_dir}
+    ours |= {f"volumes[{n}]": one.path for n, one in enumerate(config.volumes) if not one.is_pattern}
+    for number, job in enumerate(config.jobs):
+        for name, side in (("source", job.source), ("destination", job.destination)):
+            if isinstance(side, S3Side):
+                continue
+            for what, folder in ours.items():
+                if folder.is_relative_to(side.directory) or side.directory.is_relative_to(folder):
+                    yield Problem(
+                        ("jobs", number, name, "directory"),
+                        f"{side.directory} and {what}, which is {folder}, lie in one another; give the job a"
+                        " folder of its own",
+                    )
 
 
 def _way_back(start: int, feeds: Sequence[Sequence[int]]) -> list[int]:

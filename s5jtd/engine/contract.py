@@ -50,6 +50,8 @@ class Remote:
     acl: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
+    directory: Path | None = None  #: a folder on this machine, and no bucket
+    begun_mark: Path | None = None  #: a file that is there once that folder was written to
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ class Failure(StrEnum):
     CREDENTIALS = "credentials"  #: unknown key, bad signature, expired token, clock skew
     BUCKET = "bucket"  #: no such bucket, wrong region
     SPACE = "space"  #: ENOSPC, EDQUOT on the local side
+    UNFIT = "unfit"  #: there is no place for this key in the folder, and waiting makes none
     LOCAL = "local"  #: EIO, EROFS, ENOENT and the like on the local side
     OTHER = "other"
 

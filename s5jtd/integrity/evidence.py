@@ -178,7 +178,11 @@ def same_object(source: Listed | Head, destination: Listed | Head) -> Verdict:
     if source.size != destination.size:
         return _different(f"{source.size} bytes at the source, {destination.size} at the destination")
     if isinstance(source, Head) and isinstance(destination, Head):
-        verdict = _by_checksums(_full_checksums(source), _full_checksums(destination), source, destination)
+        checksums = _full_checksums(source), _full_checksums(destination)
+        verdict = _by_checksums(*checksums, source, destination)
+        if verdict is not None:
+            return verdict
+        verdict = _by_md5_of_one(source, checksums[1]) or _by_md5_of_one(destination, checksums[0])
         if verdict is not None:
             return verdict
     kinds = {etag_kind(source.etag), etag_kind(destination.etag)}
@@ -244,6 +248,15 @@ def _by_checksums(ours: Mapping[str, bytes], theirs: Mapping[str, bytes], *heads
         if name not in differing:
             return Verdict(True, Evidence.CHECKSUM, f"{name.upper()} of the whole agrees")
     return None
+
+
+def _by_md5_of_one(one: Head, of_other: Mapping[str, bytes]) -> Verdict | None:
+    """Where one side's ETag is an MD5, and of the other's bytes an MD5 is known."""
+    if "md5" not in of_other or etag_kind(one.etag) is not EtagKind.MD5 or not _etag_is_md5(one):
+        return None
+    if _same_etag(of_other["md5"].hex(), one.etag):
+        return Verdict(True, Evidence.ETAG, "the ETag of one is the MD5 of the other")
+    return _different("the ETag of one is not the MD5 of the other")
 
 
 def _full_checksums(head: Head) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 import urllib3
@@ -35,6 +35,9 @@ from s5jtd.s3.refusals import (
     refusal,
 )
 from s5jtd.s3.transport import Link, open_pool, transport_error
+
+if TYPE_CHECKING:
+    from s5jtd.s3.listing import Page
 
 Query = Mapping[str, str | bytes]
 Headers = Mapping[str, str]
@@ -148,6 +151,10 @@ class S3Client:
         twin = copy.copy(self)
         twin.observe = _unobserved
         return twin
+
+    def own_listing(self, prefix: bytes, start_after: bytes, end_at: bytes | None) -> Iterator[Page] | None:
+        """What `list_objects` is to answer, from a store that is no server; None: ask the server."""
+        return None
 
     def probe(self, prefix: bytes = b"") -> None:
         """Find out, as cheaply as can be, whether the endpoint lets us list `prefix`; not observed.

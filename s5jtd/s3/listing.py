@@ -50,6 +50,10 @@ def list_objects(
         EndpointDown: the listing broke off, leads nowhere, or is none: what was shown may be a part only.
         EndpointRefused: we may not list, or a key cannot be told.
     """
+    own = client.own_listing(prefix, start_after, end_at)
+    if own is not None:
+        yield from own
+        return
     walk = _Walk(prefix, start_after, end_at, version, page_size)
     where = f"bucket {client.bucket} at {client.endpoint_url or 'AWS'}"
     try:

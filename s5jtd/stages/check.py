@@ -78,6 +78,7 @@ class StagedCheck:
         return Returned(
             item, State.SEEN, "source_changed", "the source holds another version than was planned",
             counted=False, etag=now.etag, size=now.size, modified_ms=now.modified_ms,
+            not_before_ms=self._job.source.settled_ms(),
         )  # fmt: skip
 
     def _settle(

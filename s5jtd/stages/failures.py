@@ -24,6 +24,7 @@ FAILURE_CODES = {
     Failure.SPACE: "volume_full",
     Failure.LOCAL: "volume_failed",
     Failure.REFUSED: "object_refused",
+    Failure.UNFIT: "unfit_name",
     Failure.GONE: "object_gone",
     Failure.OTHER: "transfer_failed",
 }

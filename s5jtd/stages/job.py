@@ -11,13 +11,25 @@ from pathlib import Path
 
 from s5jtd.config import JobConfig
 from s5jtd.engine.contract import Engine, Remote
-from s5jtd.model import Direction, Side
+from s5jtd.model import Direction, Listed, Side
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.stages.findings import Desk
 
 BACKOFF_SECONDS_MAX = 900.0
 #: S3's own limit on a key, in bytes.
 KEY_BYTES_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A side that is a folder."""
+
+    unfit: Callable[[bytes], str | None]  #: why a key can be no path in it
+    #: Of a source: whether a file may be taken now; one that somebody writes to may not.
+    is_ready: Callable[[Listed], bool] = lambda _: True
+    #: Of a source: do with a file what is to be done once it is delivered; None: it stays.
+    leave: Callable[[Listed], bool] | None = None
+    settle_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -30,8 +42,15 @@ class Link:
     endpoints: Endpoints
     #: What an engine's process is told to reach an endpoint; writes fresh credentials first.
     remote: Callable[[Endpoint], Remote]
+    #: Of a folder: what is ours to know beyond what a bucket has.
+    folder: Folder | None = None
     #: Whether it was seen to answer uploads in parts with the MD5 of the whole as ETag.
     whole_md5: bool = False
+
+    def settled_ms(self) -> int:
+        """When what changed just now may be taken: at once from a bucket, whose objects are whole."""
+        seconds = self.folder.settle_seconds if self.folder is not None else 0.0
+        return int((time.time() + seconds) * 1000) if seconds else 0
 
 
 @dataclass(slots=True)
@@ -65,6 +84,8 @@ class Job:
         name = self.destination_key(key)
         if not name:
             return "its name at the destination would be empty: give the destination a prefix"
+        if self.destination.folder is not None:
+            return self.destination.folder.unfit(name)
         if len(name) > KEY_BYTES_MAX:
             return f"its name at the destination would be {len(name)} bytes long; S3 takes {KEY_BYTES_MAX}"
         return None
@@ -78,11 +99,12 @@ class Job:
 
 def unmovable(job: Job, engine: Engine, key: bytes) -> str | None:
     """Why an object cannot travel, or None if it can."""
-    return (
-        job.misnamed(key)
-        or engine.refuses(key, Direction.PULL)
-        or engine.refuses(job.destination_key(key), Direction.PUSH)
-    )
+    reason = job.misnamed(key)
+    if reason is None and job.source.folder is None:
+        reason = engine.refuses(key, Direction.PULL)
+    if reason is None and job.destination.folder is None:
+        reason = engine.refuses(job.destination_key(key), Direction.PUSH)
+    return reason
 
 
 def batch_path(folder_fd: int, name: str) -> Path:

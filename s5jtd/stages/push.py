@@ -198,13 +198,16 @@ class Push:
         """Ask the destination what it holds of these objects, and judge it."""
         if not items:
             return {}
-        held = holdings(
-            endpoint.client,
-            [job.destination_key(item.key) for item in items],
-            version=job.destination.list_version,
-            pool=self._asking,
-            beat=beat,
-        )
+        try:
+            held = holdings(
+                endpoint.client,
+                [job.destination_key(item.key) for item in items],
+                version=job.destination.list_version,
+                pool=self._asking,
+                beat=beat,
+            )
+        except ObjectError:  # of one of them the destination will not say it: each is asked for by itself
+            held = {}
 
         def one(item: Item) -> Settled | None:
             try:
@@ -293,6 +296,8 @@ def _not_sent(job: Job, item: Item, outcome: Outcome | None, run: Run, is_blamed
     if outcome is None or outcome.failure is None:
         message = f"s5cmd ended first ({run.end})"
         return Returned(item, State.STAGED, NO_ANSWER, message, is_blamed, later if is_blamed else 0)
+    if outcome.failure is Failure.UNFIT:
+        return Returned(item, State.PARKED, FAILURE_CODES[outcome.failure], outcome.message)
     # Of the volume's failures only what `_unreadable` could read itself comes here: so it is the object's.
     counted = is_blamed or outcome.failure is Failure.LOCAL or outcome.failure not in BLAMELESS
     return Returned(item, State.STAGED, FAILURE_CODES[outcome.failure], outcome.message, counted, later)

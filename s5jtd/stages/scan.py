@@ -11,6 +11,7 @@ import structlog
 from s5jtd.engine.contract import Engine
 from s5jtd.errors import EndpointError, ObjectError, S5jtError
 from s5jtd.integrity.evidence import same_object
+from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.model import Evidence, Head, Listed, Verdict
 from s5jtd.problems import Problems
@@ -19,7 +20,7 @@ from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
 from s5jtd.stages.choose import Choice
 from s5jtd.stages.inquiry import holdings
-from s5jtd.stages.job import Job, unmovable
+from s5jtd.stages.job import Folder, Job, unmovable
 from s5jtd.worker import Bell
 
 log = structlog.get_logger(__name__)
@@ -124,6 +125,9 @@ class Scan:
     ) -> None:
         job = self._job
         fresh = self._ledger.views.fresh(job.id, chosen, ascending=ascending)
+        if job.source.folder is not None:
+            self._let_leave(job.source.folder, chosen, fresh)
+            fresh = [listed for listed in fresh if job.source.folder.is_ready(listed)]
         if not fresh:
             return
         reasons = {listed.key: self.unmovable(listed.key) for listed in fresh}
@@ -132,6 +136,19 @@ class Scan:
         found = self.already_there(movable, beat)
         self._ledger.admit(job.id, pass_id, fresh, found, unmovable)
         self._bell.ring()
+
+    def _let_leave(self, folder: Folder, chosen: Sequence[Listed], fresh: Sequence[Listed]) -> None:
+        """Of files that are delivered in the very version that is there, do with them what is to be done."""
+        if folder.leave is None:
+            return
+        newer = {listed.key for listed in fresh}
+        known = [listed for listed in chosen if listed.key not in newer]
+        states = self._ledger.views.states(self._job.id, [listed.key for listed in known])
+        left = [
+            listed for listed in known if states.get(listed.key) is State.DELIVERED and folder.leave(listed)
+        ]
+        if left:
+            log.info("files_left", job=self._job.name, files=len(left), bytes=sum(one.size for one in left))
 
     def unmovable(self, key: bytes) -> str | None:
         """Why an object cannot travel, or None if it can."""

@@ -51,7 +51,8 @@ class Sweep:
         for job in self._jobs():
             began_ms = self._ledger.views.began_ms(job.id)
             # Before its first look a job began nothing.
-            if began_ms is not None and time.monotonic() >= self._due.get(job.id, 0.0):
+            is_bucket = job.destination.folder is None
+            if is_bucket and began_ms is not None and time.monotonic() >= self._due.get(job.id, 0.0):
                 self._due[job.id] = time.monotonic() + self._sweep(job, began_ms, beat)
         return False
 

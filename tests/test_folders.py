@@ -1,0 +1,366 @@
+"""Folders as sides of a job: nothing escapes, nothing is lost, nothing is taken half written."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s5jtd.errors import EndpointRefused, Exit
+from s5jtd.folders.client import FolderClient
+from s5jtd.folders.leave import Leave, is_ready
+from s5jtd.folders.paths import etag_of, ignore_lease_breaks, unfit
+from s5jtd.model import Listed
+from s5jtd.s3.heads import head
+from s5jtd.s3.listing import list_objects
+from tests.appliance import Appliance, contents, digests, side, until
+from tests.servers import Server
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Appliance]:
+    with Appliance(tmp_path, volumes=1) as appliance:
+        yield appliance
+
+
+@pytest.fixture
+def hot(tmp_path: Path) -> Path:
+    """A folder that somebody writes to."""
+    folder = tmp_path / "hot"
+    folder.mkdir()
+    return folder
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    for name, body in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not str(path.relative_to(folder)).startswith(".s5jtd-")
+    }
+
+
+def listed(folder: Path, **options: Any) -> list[Listed]:
+    pages = list_objects(FolderClient(folder, **options), b"")
+    return [one for page in pages for one in page.objects]
+
+
+def upload(hot: Path, server: Server, there: str, **source: Any) -> dict[str, Any]:
+    return {
+        "name": "up",
+        "source": {"directory": str(hot), "settle": "0s", **source},
+        "destination": side(server, there, "site/"),
+        "scan_every": "1s",
+    }
+
+
+# A folder to a bucket
+
+TREE = {
+    "a-b": b"1",
+    "a/b": b"22",
+    "a0": b"",
+    'deep/er/and deeper/ümlaut\'s "file"': b"x" * 70_000,
+    "deep/er/.hidden": b"h",
+    "con": b"a name like others",
+}
+
+
+def test_a_folder_arrives_and_a_second_pass_moves_nothing(
+    appliance: Appliance, hot: Path, moto: Server
+) -> None:
+    there = moto.new_bucket()
+    fill(hot, TREE)
+    (hot / "link").symlink_to("/etc/passwd")
+    (hot / "linked").symlink_to("/etc")
+    os.mkfifo(hot / "pipe")
+    appliance.configure(upload(hot, moto, there))
+    expected = digests({b"site/" + name.encode(): body for name, body in TREE.items()})
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert expected == contents(moto, there)
+    assert TREE.items() <= files_in(hot).items()
+
+    moto.log.clear()
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert moto.log.count("PUT") == 0
+
+    fill(hot, {"a0": b"no longer empty"})
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert digests({b"site/a0": b"no longer empty"}).items() <= contents(moto, there).items()
+
+
+@pytest.mark.parametrize("after", ["delete", "move"])
+def test_delivered_files_leave_in_the_same_run(
+    appliance: Appliance, hot: Path, moto: Server, after: str
+) -> None:
+    there, done = moto.new_bucket(), appliance.folder / "done"
+    fill(hot, TREE)
+    fill(hot, {"bad\nname": b"no server takes it from s5cmd"})
+    fill(done, {"a/b": b"of an earlier day"})
+    appliance.configure(
+        upload(hot, moto, there, after="delete" if after == "delete" else {"move": str(done)})
+    )
+
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+
+    assert list(files_in(hot)) == ["bad\nname"]
+    assert digests({b"site/" + name.encode(): body for name, body in TREE.items()}) == contents(moto, there)
+    if after == "move":
+        assert files_in(done) == {**TREE, "a/b": b"of an earlier day", "a/b.1": TREE["a/b"]}
+
+
+def test_a_hot_folder_with_a_slow_writer_who_renames_and_deletes(
+    appliance: Appliance, hot: Path, moto: Server
+) -> None:
+    there = moto.new_bucket()
+    appliance.configure(upload(hot, moto, there, settle="1s", after="delete"))
+    appliance.start()
+    expected = {}
+    with (hot / "slow").open("wb") as slow:
+        for n in range(300):
+            fill(hot, {f"batch/{n:03}": b"%d" % n})
+            expected[b"site/batch/%03d" % n] = b"%d" % n
+        fill(hot, {"upload.part": b"whole"})
+        slow.write(b"first half, ")
+        slow.flush()
+        until(lambda: appliance.counted().get("delivered", 0) >= 300, "the small files")
+        assert b"site/slow" not in contents(moto, there)
+        slow.write(b"second half")
+    fill(hot, {"short-lived": b"x"})
+    (hot / "short-lived").unlink()
+    if (hot / "upload.part").exists():
+        (hot / "upload.part").rename(hot / "upload")
+    expected[b"site/slow"] = b"first half, second half"
+
+    until(lambda: not files_in(hot), "all files to leave")
+
+    found = contents(moto, there)
+    assert digests(expected).items() <= found.items()
+    assert {name for name in found if b"upload" not in name} == set(expected)
+    assert appliance.stop() == Exit.DONE
+
+
+def test_what_changes_between_listing_and_delivery_arrives_in_its_last_version(
+    appliance: Appliance, hot: Path, moto: Server
+) -> None:
+    there = moto.new_bucket()
+    fill(hot, {"f": b"old"})
+    appliance.configure(upload(hot, moto, there, after="delete"))
+    appliance.start()
+    for n in range(20):
+        fill(hot, {"f": b"version %d" % n})
+        time.sleep(0.05)
+
+    until(lambda: not files_in(hot), "the file to leave")
+
+    assert digests({b"site/f": b"version 19"}) == contents(moto, there)
+
+
+# A bucket to a folder
+
+HOSTILE = [
+    b"../x", b"/x", b"a/../b", b"a//b", b"./c", b"n" * 300, b".s5jtd-folder", b"d/" + b"m" * 256,
+]  # fmt: skip
+PLAIN = {b"con": b"1", b"ordinary/file": b"22", b"f": b"f" * 5000, "é".encode(): b"", b"..dots": b"d"}
+
+
+def download(server: Server, here: str, folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "down",
+        "source": side(server, here),
+        "destination": {"directory": str(folder)},
+        "scan_every": "1s",
+        **more,
+    }
+
+
+def parked(appliance: Appliance) -> dict[str, str]:
+    rows = appliance.ask("object.list", job="down", state="parked", limit=100)["objects"]
+    return {row["key"]: row["reason"] for row in rows}
+
+
+def test_no_key_leads_outside_and_none_is_lost_silently(appliance: Appliance, moto: Server) -> None:
+    here, folder = moto.new_bucket(), appliance.folder / "in"
+    folder.mkdir()
+    moto.fill(here, PLAIN | dict.fromkeys(HOSTILE, b"evil"))
+    moto.fill(here, {b"f/g": b"a file is in its way"})
+    around = sorted(str(path) for path in appliance.folder.iterdir())
+    appliance.configure(download(moto, here, folder))
+
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+
+    in_the_way = {"f": PLAIN[b"f"]} if (folder / "f").is_file() else {"f/g": b"a file is in its way"}
+    expected = {name.decode(): body for name, body in PLAIN.items() if name != b"f"} | in_the_way
+    assert files_in(folder) == expected
+    assert {"x", "b"}.isdisjoint(os.listdir(folder))
+    assert not (appliance.folder / "x").exists()
+    assert {path for path in around if path != str(appliance.config_path)} <= {
+        str(path) for path in appliance.folder.iterdir()
+    }
+    appliance.start()
+    reasons = parked(appliance)
+    assert len(reasons) == len(HOSTILE) + 1
+    assert all(reason.startswith(("unmovable: ", "unfit_name: ")) for reason in reasons.values()), reasons
+
+
+def test_a_folder_that_holds_half_of_it_gets_the_other_half(appliance: Appliance, moto: Server) -> None:
+    here, folder = moto.new_bucket(), appliance.folder / "in"
+    moto.fill(here, PLAIN)
+    fill(folder, {"con": b"1", "f": b"another"})
+    was = os.stat(folder / "con").st_ino
+    appliance.configure(download(moto, here, folder))
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+
+    assert files_in(folder) == {name.decode(): body for name, body in PLAIN.items()}
+    assert os.stat(folder / "con").st_ino == was
+    assert os.listdir(folder / ".s5jtd-temporary") == []
+    appliance.start()
+    (folder / "f").write_bytes(b"rotten")
+    found = appliance.ask("job.resync", job="down", wait=True)
+    assert (found["totals"]["different"], found["rearmed"]) == (1, 1)
+    until(lambda: (folder / "f").read_bytes() == PLAIN[b"f"], "the repair")
+
+
+def test_a_folder_whose_disk_is_gone_gets_nothing(appliance: Appliance, moto: Server) -> None:
+    """What a mount point shows when its disk is not mounted is an empty folder."""
+    here, folder = moto.new_bucket(), appliance.folder / "in"
+    folder.mkdir()
+    moto.fill(here, {b"k": b"1"})
+    appliance.configure(download(moto, here, folder))
+    assert appliance.once() == Exit.DONE, appliance.log()
+    folder.rename(appliance.folder / "elsewhere")
+    folder.mkdir()
+    moto.fill(here, {b"l": b"2"})
+
+    assert appliance.once() != Exit.DONE
+
+    assert files_in(folder) == {}
+    os.rmdir(folder)
+    (appliance.folder / "elsewhere").rename(folder)
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert files_in(folder) == {"k": b"1", "l": b"2"}
+
+
+def test_a_link_inside_the_folder_is_not_followed(appliance: Appliance, moto: Server) -> None:
+    here, folder, outside = moto.new_bucket(), appliance.folder / "in", appliance.folder / "outside"
+    outside.mkdir()
+    folder.mkdir()
+    (folder / "away").symlink_to(outside)
+    (folder / "name").symlink_to(outside / "file")
+    moto.fill(here, {b"away/k": b"1", b"name": b"2"})
+    appliance.configure(download(moto, here, folder))
+
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+
+    assert list(outside.iterdir()) == []
+    assert (folder / "name").read_bytes() == b"2"
+    assert not (folder / "name").is_symlink()
+
+
+# The parts
+
+
+def test_keys_come_in_the_order_of_their_bytes_and_from_any_window(hot: Path) -> None:
+    fill(hot, dict.fromkeys([*TREE, "zz/1", "zz/2", "a-/x"], b""))
+    client = FolderClient(hot)
+    everything = [one.key for page in list_objects(client, b"") for one in page.objects]
+
+    assert everything == sorted(everything)
+    assert len(everything) == 9
+    for start in everything:
+        for end in everything:
+            pages = list_objects(client, b"", start_after=start, end_at=end)
+            assert [one.key for page in pages for one in page.objects] == [
+                key for key in everything if start < key <= end
+            ]
+    for prefix in (b"a", b"a/", b"deep/er", b"zz/1", b"no"):
+        pages = list_objects(client, prefix)
+        assert [one.key for page in pages for one in page.objects] == [
+            key for key in everything if key.startswith(prefix)
+        ]
+
+
+def test_a_file_waits_until_it_has_settled_and_nobody_writes_to_it(hot: Path) -> None:
+    ignore_lease_breaks()
+    fill(hot, {"f": b"1"})
+    os.utime(hot / "f", (0, 0))  # a copied time says nothing
+    now = time.time()
+
+    assert listed(hot, settle_seconds=30, clock=lambda: now + 20) == []
+    [one] = listed(hot, settle_seconds=30, clock=lambda: now + 40)
+    with (hot / "f").open("ab"):
+        assert not is_ready(hot, one)
+        assert not Leave(hot, None)(one)
+    assert is_ready(hot, one)
+
+
+def test_a_time_in_the_future_is_waited_out_by_watching(hot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(hot, {"f": b"1"})
+    client = FolderClient(hot, settle_seconds=30, clock=lambda: 1000.0)
+    seen = []
+    for now in (0.0, 29.0, 31.0):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        seen.append([one.key for page in list_objects(client, b"") for one in page.objects])
+
+    assert seen == [[], [], [b"f"]]
+
+
+def test_only_the_very_file_that_was_delivered_leaves(hot: Path) -> None:
+    fill(hot, {"same": b"1", "grown": b"1", "replaced": b"1", "link": b"1"})
+    before = {one.key: one for one in listed(hot)}
+    fill(hot, {"grown": b"12"})
+    fill(hot, {"other": b"1"})
+    (hot / "other").rename(hot / "replaced")
+    (hot / "link").unlink()
+    (hot / "link").symlink_to("same")
+
+    left = {key for key, one in before.items() if Leave(hot, None)(one)}
+
+    assert left == {b"same"}
+    assert sorted(os.listdir(hot)) == ["grown", "link", "replaced"]
+
+
+def test_a_file_that_a_crash_met_in_the_moment_of_leaving_has_its_name_again(hot: Path) -> None:
+    fill(hot, {"d/.s5jtd-leaving.f": b"1", "d/.s5jtd-leaving.g": b"old", "d/g": b"new"})
+
+    listed(hot)
+
+    assert files_in(hot) == {"d/f": b"1", "d/g": b"new", "d/g.s5jtd-kept-1": b"old"}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_key_that_can_be_no_path_is_told_so(key: bytes) -> None:
+    assert unfit(key)
+
+
+def test_a_head_tells_version_and_checksum_of_what_is_there(hot: Path) -> None:
+    fill(hot, {"f": b"123456789"})
+    found = head(FolderClient(hot), b"f", checksums=True)
+
+    assert found.size == 9
+    assert found.etag == etag_of(os.stat(hot / "f"))
+    assert found.checksums == {"crc64nvme": "rosUhgp5mIg="}
+    assert len(found.etag) != 32
+
+
+def test_a_marked_destination_without_its_marker_is_refused(hot: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    mark.touch()
+    client = FolderClient(hot, is_destination=True, begun_mark=mark)
+
+    with pytest.raises(EndpointRefused, match="not the folder that was delivered to"):
+        client.probe()
