@@ -7,7 +7,6 @@ import fcntl
 import math
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +30,7 @@ from s5jtd.hotplug import HotPlug, volumes_now
 from s5jtd.jobs import build_job, timetables
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.passes import Passes
-from s5jtd.ledger.states import ChunkState, State
+from s5jtd.ledger.states import ChunkState
 from s5jtd.ledger.upkeep import Ballast
 from s5jtd.link.line import Line
 from s5jtd.link.tuning import Tuner
@@ -40,11 +39,13 @@ from s5jtd.log import set_level
 from s5jtd.meter import Meter
 from s5jtd.metrics_file import MetricsFile
 from s5jtd.model import Direction
+from s5jtd.once import SinglePass
 from s5jtd.pool import Pool, silent
 from s5jtd.problems import Problems
 from s5jtd.protocol import Reloaded
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.reports.run import Reporter
+from s5jtd.shipping import Shipping
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
 from s5jtd.stages.opening import Patience, open_ledger, prove
@@ -71,8 +72,6 @@ COMPARING_THREADS = 8
 RELOAD_SECONDS = 30.0
 #: With one pass, a state folder that stays full this long ends it.
 ONCE_SECONDS = 60.0
-#: With one pass, a side that stays dead this long ends it.
-DEAD_SECONDS = 15.0
 
 
 class App:
@@ -89,7 +88,6 @@ class App:
         self._inbox = inbox
         self._once = once
         self._over = False  # the single pass
-        self._began = time.monotonic()
         self.ending = threading.Event()
         self._holds: set[int] = set()  # jobs to be interrupted at once
         self._lock = lock_state_dir(config.state_dir)
@@ -136,12 +134,19 @@ class App:
             Passes(self.ledger.database, on_blocked=patience), self.reports, self.problems,
             engine=self.engine.name, keep_seconds=lambda: self.config.reports.keep, once=once,
         )  # fmt: skip
+        self._shipping = Shipping(
+            self.reports, lambda: self.config.reports.upload, config.runtime_dir, self.engine, self.problems,
+            self.ending.is_set,
+        )  # fmt: skip
         self._keep_orders(config)
         for job_config in config.jobs:
             job = self._build(job_config)
             self._jobs[job.id] = job
         self._alarms = Alarms(self.job_list, self.ledger, self.reports, self.chronicle, self.problems)
         self._hire()
+        self._single_pass = SinglePass(
+            self.job_list, self._scans, self.ledger, self.pool, self._plan, self.bell
+        )
 
     # What the workers ask
 
@@ -179,6 +184,7 @@ class App:
         self.hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
         self.hire_one(self._reporter, critical=True)
         self.hire_one(self._metrics, critical=False)
+        self.hire_one(self._shipping, critical=False)
         self.hire_one(
             HotPlug(
                 lambda: self.config, self.pool, self.ledger.views, self.bell,
@@ -274,6 +280,7 @@ class App:
             if worker.ident is not None:
                 worker.join(timeout=60.0 if worker.critical else 30.0)
         self._reporter.last_words(interrupted=not self._over)
+        self._shipping.last_try()
 
     def close(self) -> None:
         """Let go of everything that is held."""
@@ -396,58 +403,11 @@ class App:
         self.dismiss(stages)
         self.problems.clear_about("", job.name)
 
-    # One pass
-
     def finished(self) -> Stop | None:
         """With `--once`: the end, when each source was looked at and nothing is left to move."""
-        if not self._once or any(scan.passes_done == 0 for scan in self._scans.values()):
-            return None
-        left = {job.name: self._left(job) for job in self.job_list()}
-        if any(left.values()) and not self._hopeless():
-            return None
-        if not any(left.values()) and self._one_more_look():
-            return None
-        self._over = True
-        return Stop("the pass is over", self._verdict(any(left.values())))
-
-    def _one_more_look(self) -> bool:
-        """Whether files are still to leave their folder, which they do when it is looked at."""
-        owing = [id_ for id_, job in self._jobs.items() if job.source.folder and job.source.folder.leave]
-        for id_ in owing:
-            if self._scans[id_].passes_done == 1:
-                self._jobs[id_].scan_requested.set()
-        self.bell.ring()
-        return any(self._scans[id_].passes_done < 2 for id_ in owing)
-
-    def _left(self, job: Job) -> int:
-        objects, _ = self.ledger.views.counters(job.id)
-        under_way = sum(objects[s.word] for s in (State.PULLING, State.STAGED, State.PUSHING))
-        seen = objects[State.SEEN.word]
-        return under_way + (0 if seen and self._plan.held(job) else seen)
-
-    def _hopeless(self) -> bool:
-        """Nothing is in flight and nothing can be: a side is dead, or no volume can be used."""
-        for job in self.job_list():
-            objects, _ = self.ledger.views.counters(job.id)
-            if objects["pulling"] or objects["pushing"]:
-                return False
-            dead_pull = not job.source.endpoints.available() or not self.pool.taking_pulls()
-            dead_push = not job.destination.endpoints.available()
-            if (objects["seen"] and not dead_pull) or (objects["staged"] and not dead_push):
-                return False
-        return time.monotonic() - self._began > DEAD_SECONDS
-
-    def _verdict(self, unfinished: bool) -> int:
-        errors = [scan.last_error for scan in self._scans.values() if scan.last_error is not None]
-        if errors:
-            return errors[0].exit
-        if unfinished:
-            return Exit.TEMPORARY
-        reasons = [self.ledger.views.parked_reasons(job.id) for job in self.job_list()]
-        codes = {code for found in reasons for code in found}
-        if any(code.endswith("_mismatch") for code in codes):
-            return Exit.MISMATCH
-        return Exit.OBJECTS_FAILED if codes else Exit.DONE
+        end = self._single_pass.end() if self._once else None
+        self._over = end is not None
+        return end
 
 
 def _engine(line: Line) -> Engine:

@@ -133,6 +133,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "reloaded": Event(
             "info", "the configuration was read again; `kept` names what a restart is needed for"
         ),
+        "reports_copied": Event("info", "run reports were copied to the bucket of reports.upload"),
+        "reports_not_copied": Event(
+            "warning", "run reports cannot be copied to a bucket; they are kept, and it is tried again"
+        ),
         "report_failed": Event(
             "error", "a run report cannot be written now; what it would tell is kept and told later"
         ),
@@ -222,6 +226,9 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
         "ledger_wal_large": Trouble("a program reads the ledger and does not end"),
         "metrics_not_written": Trouble("the file of metrics cannot be written"),
         "objects_parked": Trouble("objects cannot travel without a person"),
+        "reports_not_copied": Trouble(
+            "run reports cannot be copied to a bucket", "reports_not_copied", "reports_copied"
+        ),
         "report_failed": Trouble("run reports cannot be written", "report_failed", "report_written"),
         "resync_differences": Trouble(
             "a resync found delivered objects missing or different", "resync_differences", "resync_finished"

@@ -45,7 +45,6 @@ ASKING = {
     "jobs[].mode": ("mode", "direct"),
     "jobs[].engine": ("engine", "native"),
     "jobs[].preserve": ("preserve", ["content"]),
-    "reports.upload": ("upload", {"bucket": "reports"}),
 }
 
 

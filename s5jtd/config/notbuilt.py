@@ -27,7 +27,6 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "jobs[].mode": "this version moves objects only through volumes (mode: staged)",
         "jobs[].engine": "this version moves objects only with s5cmd (engine: s5cmd)",
         "jobs[].preserve": "this version carries the bytes and the key of an object; leave it out",
-        "reports.upload": "this version keeps reports in the state folder only; leave it out",
     }
 )
 
