@@ -135,6 +135,19 @@ def demo(size: str, keep: bool) -> None:
     sys.exit(perform(size, keep=keep))
 
 
+@main.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--with-secrets", is_flag=True, help="Copy keys too, instead of naming where they go.")
+def import_(file: Path, with_secrets: bool) -> None:
+    """Turn an old config.yaml or datasync-config.env into a configuration, on stdout.
+
+    What has no counterpart is named, in comments and on stderr.
+    """
+    from s5jtd.commands.legacy import import_file
+
+    sys.exit(import_file(file, with_secrets=with_secrets))
+
+
 @main.group()
 def ledger() -> None:
     """Check, copy, export and rebuild the ledger.
