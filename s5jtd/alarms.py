@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from s5jtd.ledger.chronicle import Chronicle
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.model import Evidence
+from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.reports.folder import ReportFolder
+from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.job import Job
+
+#: Servers refuse what is signed more than fifteen minutes off; this is early enough to mend it.
+SKEW_SECONDS_MAX = 120.0
+#: What costs a query or a file is looked at so often.
+SELDOM_SECONDS = 10.0
+
+
+class _Shot(NamedTuple):
+    subject: str
+    job: str
+    side: str
+    endpoint: EndpointStatus
 
 
 class Alarms:
-    """Looks at counters and flags only, so that it may be asked twice a second."""
+    """Looks at counters and flags; what costs more, seldom.  So it may be asked twice a second."""
 
     def __init__(
         self,
         jobs: Callable[[], Sequence[Job]],
         ledger: Ledger,
+        pool: Pool,
         reports: ReportFolder,
         chronicle: Chronicle,
         problems: Problems,
@@ -26,48 +44,100 @@ class Alarms:
         """`jobs` tells which jobs there are now."""
         self._jobs = jobs
         self._ledger = ledger
+        self._pool = pool
         self._reports = reports
         self._chronicle = chronicle
         self._problems = problems
+        self._seldom_at = 0.0
+        self._reported: dict[str, int] = {}
 
     def look(self) -> None:
         """Raise and clear what is to be."""
-        for job in self._jobs():
+        jobs = self._jobs()
+        for job in jobs:
             self._parked(job)
-        self._endpoints_that_went()
+        shots = list(_shots(jobs))
+        for shot in shots:
+            self._clock(shot)
+        self._endpoints_that_went({shot.subject for shot in shots})
         self._events()
+        if time.monotonic() >= self._seldom_at:
+            self._seldom_at = time.monotonic() + SELDOM_SECONDS
+            self._volumes_that_went()
+            for job in jobs:
+                self._evidence(job)
+
+    def _tell(self, wrong: bool, code: str, subject: str, message: str, hint: str) -> None:
+        if wrong:
+            self._problems.raise_(code, subject, message, hint)
+        else:
+            self._problems.clear(code, subject)
 
     def _parked(self, job: Job) -> None:
         parked = self._ledger.views.counters(job.id)[0][State.PARKED.word]
-        if not parked:
-            self._problems.clear("objects_parked", job.name)
-            return
-        self._problems.raise_(
-            "objects_parked",
-            job.name,
+        self._tell(
+            parked > 0, "objects_parked", job.name,
             f"{parked} object{'s' if parked > 1 else ''} of job {job.name} cannot travel without a person",
             f"see why: s5jtctl objects {job.name} --state parked; then: s5jtctl retry {job.name} --parked",
-        )
+        )  # fmt: skip
 
-    def _endpoints_that_went(self) -> None:
+    def _clock(self, shot: _Shot) -> None:
+        skew = shot.endpoint.skew_seconds or 0.0
+        ahead = "behind" if skew > 0 else "ahead"
+        # Rounded, so that the message stays the same while the clocks do.
+        self._tell(
+            abs(skew) > SKEW_SECONDS_MAX, "clock_skew", shot.subject,
+            f"this machine's clock is {abs(skew) / 60:.0f} minutes {ahead} of the {shot.side} endpoint"
+            f" {shot.endpoint.url} of job {shot.job}",
+            "set the clock: timedatectl; beyond 15 minutes every signed request is refused",
+        )  # fmt: skip
+
+    def _endpoints_that_went(self, known: set[str]) -> None:
         """One that was taken out of the configuration is nobody's problem any more."""
-        known = {
-            f"{job.name} {link.side} {shot.url}"
-            for job in self._jobs()
-            for link in (job.source, job.destination)
-            for shot in link.endpoints.snapshot()
-        }
         for problem in self._problems.now():
-            if problem.code == "endpoint_down" and problem.subject not in known:
+            if problem.code in ("endpoint_down", "clock_skew") and problem.subject not in known:
                 self._problems.clear(problem.code, problem.subject)
 
     def _events(self) -> None:
-        if self._chronicle.trouble is None:
-            self._problems.clear("events_not_kept", "events")
-            return
-        self._problems.raise_(
-            "events_not_kept",
-            "events",
+        self._tell(
+            self._chronicle.trouble is not None, "events_not_kept", "events",
             f"what happens now is not kept for `s5jtctl events`: {self._chronicle.trouble}",
             "make room on the disk under state_dir",
-        )
+        )  # fmt: skip
+
+    def _volumes_that_went(self) -> None:
+        """A volume that was taken out of the configuration is not forgotten while something lies on it."""
+        here = {volume.ledger_id for volume in self._pool.volumes}
+        paths = {str(volume.path) for volume in self._pool.volumes}  # one that is missing has no id yet
+        for row in self._ledger.views.volumes():
+            is_away = row.id not in here and row.path not in paths
+            staged = self._ledger.views.staged_bytes(row.id) if is_away else 0
+            self._tell(
+                staged > 0, "volume_not_configured", row.path,
+                f"volume {row.name} at {row.path} holds {staged} bytes of this ledger's objects and is not in"
+                " the configuration",
+                f"add {row.path} to `volumes` and restart; to empty it first: s5jtctl volumes drain",
+            )  # fmt: skip
+
+    def _evidence(self, job: Job) -> None:
+        """By the newest report: it is over when a later pass delivers nothing so."""
+        newest = self._reports.rows(job=job.name, limit=1)
+        if not newest or newest[0]["files_synced"] == 0 or self._reported.get(job.name) == newest[0]["id"]:
+            return
+        self._reported[job.name] = newest[0]["id"]
+        report = self._reports.get(newest[0]["id"], job.name, objects=False, limit=1, after=None)
+        minimum = job.config.evidence.minimum
+        counts = report["evidence"]
+        weak = sum(counts[one.value] for one in Evidence if not one.satisfies(minimum))
+        self._tell(
+            weak > 0, "evidence_below_policy", job.name,
+            f"{weak} of the objects that job {job.name} delivered last are proven by less than {minimum}",
+            f"s5jtctl reports show {newest[0]['id']} --objects; evidence.otherwise: readback or park",
+        )  # fmt: skip
+
+
+def _shots(jobs: Sequence[Job]) -> Iterator[_Shot]:
+    for job in jobs:
+        for link in (job.source, job.destination):
+            for shot in link.endpoints.snapshot():
+                yield _Shot(f"{job.name} {link.side} {shot.url}", job.name, link.side.value, shot)

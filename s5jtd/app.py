@@ -142,7 +142,9 @@ class App:
         for job_config in config.jobs:
             job = self._build(job_config)
             self._jobs[job.id] = job
-        self._alarms = Alarms(self.job_list, self.ledger, self.reports, self.chronicle, self.problems)
+        self._alarms = Alarms(
+            self.job_list, self.ledger, self.pool, self.reports, self.chronicle, self.problems
+        )
         self._hire()
         self._single_pass = SinglePass(
             self.job_list, self._scans, self.ledger, self.pool, self._plan, self.bell

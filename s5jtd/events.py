@@ -202,6 +202,7 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
     {
         "chunk_unreadable": Trouble("a volume holds a chunk that cannot be told what it is"),
         "chunk_without_job": Trouble("a volume holds a chunk of a job that is not configured"),
+        "clock_skew": Trouble("the clocks here and at an endpoint differ; signed requests will be refused"),
         "config_invalid": Trouble(
             "the changed configuration cannot be used; the former one stays in force",
             "reload_refused",
@@ -210,6 +211,7 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
         "endpoint_down": Trouble("an endpoint does not work", "endpoint_down", "endpoint_up"),
         "engine_failed": Trouble("s5cmd itself cannot run", "engine_failed"),
         "events_not_kept": Trouble("events are not durable, or were too many at once"),
+        "evidence_below_policy": Trouble("objects were delivered on weaker evidence than the job asks for"),
         "ledger_backup_failed": Trouble(
             "no copy of the ledger can be made", "ledger_copy_failed", "ledger_copied"
         ),
@@ -238,6 +240,7 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
         "volume_foreign": Trouble("a volume is not ours", "volume_changed", "volume_attached"),
         "volume_full": Trouble("a volume takes nothing more", "volume_changed", "volume_has_room"),
         "volume_missing": Trouble("a volume is not mounted", "volume_changed", "volume_attached"),
+        "volume_not_configured": Trouble("a volume that holds objects is not in the configuration"),
         "volume_readonly": Trouble("a volume can only be read", "volume_changed", "volume_writable"),
     }
 )

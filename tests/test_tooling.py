@@ -263,10 +263,12 @@ def raised_codes() -> Iterator[str]:
     """The codes of problems: what is raised by its name, and what an error gives its own to."""
     for _, tree in trees(PROGRAM):
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("roblems.raise_"):
-                code = node.args[0]
-                if isinstance(code, ast.Constant):
-                    yield str(code.value)
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            at = 0 if called.endswith("roblems.raise_") else 1 if called == "self._tell" else None
+            if at is not None and len(node.args) > at and isinstance(node.args[at], ast.Constant):
+                yield str(ast.literal_eval(node.args[at]))
     volumes = (errors.VolumeFull, errors.VolumeMissing, errors.VolumeForeign, errors.VolumeReadOnly)
     ledger = (errors.LedgerFull, errors.LedgerBlocked, errors.LedgerDamaged)
     yield from (error.code for error in (*volumes, *ledger, errors.VolumeFailed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from s5jtd import __version__
 from s5jtd.errors import EndpointDown, S5jtError
 from s5jtd.s3.address import Address, Addressing, locate
 from s5jtd.s3.credentials import CredentialProvider
+from s5jtd.s3.moments import skew_seconds
 from s5jtd.s3.refusals import (
     BODY_BYTES_MAX,
     NOT_S3,
@@ -110,6 +112,7 @@ class S3Client:
         link: Link = Link(),  # noqa: B008  (frozen)
     ) -> None:
         self.observe: Observer = _unobserved
+        self.skew_seconds: float | None = None  #: how far the server's clock was ahead at its last answer
         self.bucket = bucket
         self.endpoint_url = endpoint_url
         self._credentials = credentials
@@ -225,7 +228,7 @@ class S3Client:
         """Send; once more where a kept connection turns out to have been closed by the other end."""
         for is_last in (False, True):
             try:
-                return pool.urlopen(
+                raw = pool.urlopen(
                     method,
                     target,
                     headers=headers,
@@ -236,6 +239,9 @@ class S3Client:
             except (HTTPError, OSError) as error:
                 if is_last or not _was_hung_up(error):
                     raise transport_error(error, str(self._place(key)), self.link) from error
+            else:
+                self.skew_seconds = skew_seconds(raw.headers.get("date"), time.time())
+                return raw
         raise AssertionError  # the loop returns or raises
 
     def _refusal(self, raw: urllib3.BaseHTTPResponse, key: bytes | None) -> S5jtError:

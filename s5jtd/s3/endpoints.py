@@ -176,6 +176,7 @@ class EndpointStatus:
     last_error: str | None
     hint: str
     since: float  #: Unix time at which it came into this state
+    skew_seconds: float | None = None  #: how far its clock was ahead of ours when it last answered
 
 
 class Endpoint:
@@ -195,8 +196,9 @@ class Endpoint:
         """As `status` shows it."""
         health = self.health
         return EndpointStatus(
-            self.url, health.state, health.latency_ms, health.last_error, health.hint, self.since
-        )
+            self.url, health.state, health.latency_ms, health.last_error, health.hint, self.since,
+            self.client.skew_seconds,
+        )  # fmt: skip
 
 
 class Endpoints:

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Final
 
@@ -16,6 +15,7 @@ from s5jtd.model import Listed, printable
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
+from s5jtd.s3.moments import skew_seconds
 from s5jtd.s3.reaching import Step
 from s5jtd.s3.uploads import Upload, abort
 
@@ -142,11 +142,3 @@ def _tried(name: str, look: Callable[[], Step]) -> Step:
 
 def _hint(error: S5jtError) -> str:
     return "it may be tried again" if error.retry else "check what these credentials may do"
-
-
-def skew_seconds(date: str | None, now: float) -> float | None:
-    """How far the server's clock is ahead of ours; None where it does not say."""
-    try:
-        return round(parsedate_to_datetime(date or "").timestamp() - now, 1)
-    except (TypeError, ValueError):
-        return None

@@ -1,0 +1,131 @@
+"""What is wrong now: told with a code, since when and what to do, in each place alike, and over by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s5jtctl.client import Daemon
+from s5jtd import protocol
+from s5jtd.events import PROBLEMS
+from s5jtd.problems import Problems
+from tests.appliance import Appliance, side, some_objects, until
+from tests.chaos import Chaos, Header
+from tests.servers import Server
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Appliance]:
+    with Appliance(tmp_path) as appliance:
+        yield appliance
+
+
+def problem(appliance: Appliance, code: str) -> protocol.Problem | None:
+    return next((one for one in appliance.status()["problems"] if one["code"] == code), None)
+
+
+def told(appliance: Appliance, name: str, code: str) -> list[dict[str, Any]]:
+    daemon = Daemon(str(appliance.socket), 30)
+    try:
+        events = list(daemon.events({"since": 0, "follow": False}))
+    finally:
+        daemon.close()
+    return [event for event in events if event["event"] == name and event["data"].get("code") == code]
+
+
+def test_a_skewed_clock_and_weak_evidence_are_problems_until_they_are_not(
+    appliance: Appliance, moto: Server
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, some_objects(5))
+    job = {
+        "name": "a",
+        "destination": side(moto, there),
+        "scan_every": "1s",
+        "evidence": {"minimum": "checksum", "otherwise": "accept"},
+    }
+    with Chaos(moto.url) as chaos:
+        late = format_datetime(datetime.now(UTC) + timedelta(minutes=7), usegmt=True)
+        chaos.add(Header("Date", late))
+        appliance.configure({**job, "source": side(moto, here, url=chaos.url)})
+        appliance.start()
+        skew = until(lambda: problem(appliance, "clock_skew"), "the skew's being noticed")
+        assert re.search(r"clock is [67] minutes behind of the source endpoint http", skew["message"])
+        assert "timedatectl" in skew["hint"]
+        assert skew["since"]
+        appliance.settled()
+        weak = until(lambda: problem(appliance, "evidence_below_policy"), "the weak evidence's being noticed")
+        assert weak["message"].startswith(
+            "5 of the objects that job a delivered last are proven by less than"
+        )
+
+        until(lambda: told(appliance, "problem_raised", "clock_skew"), "the event")
+        assert [record["code"] for record in appliance.events("problem_raised")].count("clock_skew") == 1
+        metrics = appliance.folder / "run" / "metrics.prom"
+        raised = 's5jtd_problems{code="clock_skew"} 1.0'
+        until(lambda: raised in metrics.read_text(), "the metrics' next version")
+
+        chaos.clear()
+        until(lambda: not problem(appliance, "clock_skew"), "the skew's end")
+        until(lambda: told(appliance, "problem_cleared", "clock_skew"), "the event of its end")
+
+
+def test_c8_a_volume_that_was_taken_out_is_not_forgotten_while_it_holds_something(
+    appliance: Appliance, moto: Server
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = some_objects(30)
+    moto.fill(here, objects)
+    dead = {
+        "name": "a", "source": side(moto, here), "chunk": {"objects": 5},
+        "destination": side(moto, there, url="http://127.0.0.1:9"),
+    }  # fmt: skip
+    appliance.configure(dead)
+    appliance.start()
+    until(lambda: appliance.counted() == {"staged": 30}, "all staged")
+    appliance.stop()
+    both = appliance.volumes
+    appliance.volumes = both[:1]
+    appliance.configure(dead)
+    appliance.start()
+
+    left = until(lambda: problem(appliance, "volume_not_configured"), "the volume's being missed")
+    assert str(both[1]) in left["message"]
+    assert str(both[1]) in left["hint"]
+    assert list(both[1].rglob("*.obj"))
+    appliance.stop()
+    appliance.volumes = both
+    appliance.configure({**dead, "destination": side(moto, there)})
+    appliance.start()
+    assert appliance.settled() == {"delivered": 30}
+    assert problem(appliance, "volume_not_configured") is None
+    assert problem(appliance, "endpoint_down") is None
+
+
+def test_a_problem_keeps_the_time_at_which_it_began_and_is_news_once() -> None:
+    problems = Problems()
+
+    assert problems.raise_("objects_parked", "a", "1 object")
+    (first,) = problems.now()
+    assert not problems.raise_("objects_parked", "a", "2 objects")
+    (second,) = problems.now()
+    assert (second.message, second.since) == ("2 objects", first.since)
+    problems.raise_("endpoint_down", "a source http://x", "")
+    problems.raise_("endpoint_down", "ab source http://x", "")
+    problems.clear_about("", "a")
+    assert [one.subject for one in problems.now()] == ["ab source http://x"]
+
+
+def test_every_problem_of_the_issue_of_a_watch_is_in_the_table() -> None:
+    """What a person on watch must hear of."""
+    wanted = {
+        "endpoint_down", "volume_full", "scan_incomplete", "objects_parked", "clock_skew", "ledger_disk_low",
+        "evidence_below_policy",
+    }  # fmt: skip
+    assert wanted <= set(PROBLEMS)
