@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from s5jtd import daemon
 from tests.appliance import Appliance, side, some_objects, until
 from tests.servers import Server
 
@@ -81,6 +83,46 @@ def test_nobody_is_told_that_it_is_ready_before_the_socket_answers(
     until(lambda: manager.heard("READY=1"), "READY")
 
     assert appliance.status()["daemon"]["state"] == "running"
+
+
+def test_a_start_that_moves_is_given_more_time_and_one_that_is_stuck_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading a large ledger through may take longer than any limit; a dead disk may not."""
+    moving = itertools.count()
+    monkeypatch.setattr(daemon, "START_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(daemon, "_work_done", lambda: float(next(moving)))
+    said: list[str] = []
+
+    def tell(message: str) -> None:
+        said.append(message)
+
+    with daemon.starting(tell):
+        until(lambda: said, "a word to the service manager")
+    assert said[0].startswith("EXTEND_TIMEOUT_USEC=120000000\n")
+
+    looks: list[float] = []
+
+    def nothing_done() -> float:
+        looks.append(0.0)
+        return 0.0
+
+    monkeypatch.setattr(daemon, "_work_done", nothing_done)
+    said.clear()
+    with daemon.starting(tell):
+        until(lambda: len(looks) > 3, "a few looks")
+    assert not said
+
+
+def test_an_abort_tells_where_each_thread_was(appliance: Appliance) -> None:
+    """What systemd's watchdog sends."""
+    appliance.start()
+    assert appliance.process is not None
+    appliance.process.send_signal(signal.SIGABRT)
+
+    assert appliance.process.wait(60) == -signal.SIGABRT
+    assert "Fatal Python error: Aborted" in appliance.log()
+    assert "worker.py" in appliance.log()
 
 
 def test_a_second_ctrl_c_ends_it_at_once(appliance: Appliance) -> None:

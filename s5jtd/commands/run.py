@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
         S5jtError: it could not start.
     """
     log.configure(config.log.level)
+    # The watchdog ends a daemon that is stuck with SIGABRT; where each thread was goes to the journal.
+    faulthandler.enable()
     inbox: Inbox = Inbox()
     began = int(time.time())
     app = App(config, path, inbox, once=once)
