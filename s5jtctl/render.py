@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from s5jtctl import units
-from s5jtctl.status import Look, latency
+from s5jtctl.status import INSECURE, Look, latency
 from s5jtctl.text import paint, paint_state, safe, table
 
 # Replies may come from a newer or older daemon: what was added after the first version is read with
@@ -150,7 +150,7 @@ def endpoints(reply: Reply, look: Look) -> list[str]:
             safe(each["checked_at"]),
             safe(each["side"]),
             safe(each["job"]),
-            safe(each["url"]) + _aside(each["last_error"]),
+            safe(each["url"]) + _aside(INSECURE if each.get("insecure") else "") + _aside(each["last_error"]),
         ]
         for each in reply["endpoints"]
     ]

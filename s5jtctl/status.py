@@ -241,6 +241,10 @@ def _fill(staged_bytes: int | None, free_bytes: int | None) -> str:
     return f"{100 * staged_bytes // usable_bytes if usable_bytes else 100}%"
 
 
+#: Of an endpoint, wherever it is shown.
+INSECURE = "INSECURE: its certificate is not verified (tls.verify: false)"
+
+
 def endpoints(endpoints: Sequence[Endpoint], look: Look, *, explained: bool = True) -> list[str]:
     """Each endpoint, and where asked for what is wrong with it."""
     ordered = sorted(
@@ -261,6 +265,8 @@ def endpoints(endpoints: Sequence[Endpoint], look: Look, *, explained: bool = Tr
     shown = [heading] if heading else []
     for line, endpoint in zip(lines, ordered, strict=True):
         shown.append(line)
+        if endpoint.get("insecure"):
+            shown += wrap(INSECURE, look.width, "  ")
         if explained and endpoint["last_error"] and endpoint["state"] != "up":
             shown += wrap(f"last error: {safe(endpoint['last_error'])}", look.width, "  ")
     return shown

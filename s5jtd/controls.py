@@ -16,7 +16,7 @@ from s5jtd.ledger.states import State
 from s5jtd.model import Side, printable
 from s5jtd.stages.findings import Wish
 from s5jtd.stages.job import Job
-from s5jtd.status import endpoints, rfc3339
+from s5jtd.status import endpoint_rows, rfc3339
 from s5jtd.volume_desk import VolumeDesk
 
 if TYPE_CHECKING:  # it builds this; the types alone go round
@@ -195,13 +195,16 @@ class Controls:
 
     def endpoint_list(self, request: requests.EndpointList) -> protocol.EndpointList:
         """The endpoints of the jobs."""
-        return {
-            "endpoints": [
-                {**line, "errors": None, "checked_at": None}
-                for job in self._chosen(request.job)
-                for line in endpoints(job)
-            ]
-        }
+        rows = [row for job in self._chosen(request.job) for row in endpoint_rows(job)]
+        return {"endpoints": rows}
+
+    def endpoint_check(self, request: requests.EndpointCheck) -> protocol.EndpointList:
+        """Ask every endpoint now; one that answers has its share again."""
+        for job in self._chosen(request.job):
+            for link in (job.source, job.destination):
+                link.endpoints.probe_due(lambda: None, at_once=True)
+        self._app.bell.ring()
+        return self.endpoint_list(requests.EndpointList(job=request.job))
 
     def volume_list(self, request: requests.VolumeList) -> protocol.VolumeList:
         """The volumes."""

@@ -266,6 +266,7 @@ class Endpoint(TypedDict):
     state: str  #: up degraded down unknown
     latency_ms: float | None
     last_error: str | None
+    insecure: NotRequired[bool]  #: TLS without a look at the certificate: `tls.verify: false`
 
 
 class Problem(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from s5jtd import __version__, protocol
@@ -18,8 +18,9 @@ from s5jtd.meter import Meter
 from s5jtd.model import Direction, printable
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
+from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.findings import Mark, Run
-from s5jtd.stages.job import Job
+from s5jtd.stages.job import Job, Link
 from s5jtd.volumes.volume import Volume
 
 #: Slower than this is no rate to foretell anything from.
@@ -219,18 +220,37 @@ def resync_totals(run: Run) -> protocol.ResyncTotals:
 
 def endpoints(job: Job) -> list[protocol.Endpoint]:
     """The endpoints of both sides of a job."""
+    return [_endpoint(job, link, shot) for link, shot in _snapshots(job)]
+
+
+def endpoint_rows(job: Job) -> list[protocol.EndpointRow]:
+    """The same with what is known of each besides."""
     return [
         {
-            "job": job.name,
-            "side": link.side.value,
-            "url": shot.url,
-            "state": shot.state,
-            "latency_ms": shot.latency_ms,
-            "last_error": shot.last_error,
+            **_endpoint(job, link, shot),
+            "errors": shot.errors,
+            "checked_at": rfc3339(None if shot.checked_at is None else int(shot.checked_at * 1000)),
         }
-        for link in (job.source, job.destination)
-        for shot in link.endpoints.snapshot()
+        for link, shot in _snapshots(job)
     ]
+
+
+def _snapshots(job: Job) -> Iterator[tuple[Link, EndpointStatus]]:
+    for link in (job.source, job.destination):
+        for shot in link.endpoints.snapshot():
+            yield link, shot
+
+
+def _endpoint(job: Job, link: Link, shot: EndpointStatus) -> protocol.Endpoint:
+    return {
+        "job": job.name,
+        "side": link.side.value,
+        "url": shot.url,
+        "state": shot.state,
+        "latency_ms": shot.latency_ms,
+        "last_error": shot.last_error,
+        "insecure": shot.insecure,
+    }
 
 
 def _per_state(numbers: dict[str, int]) -> protocol.PerState:

@@ -5,8 +5,10 @@ import threading
 import pytest
 
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, ObjectGone
+from s5jtd.s3.client import S3Client
 from s5jtd.s3.endpoints import Endpoint, Endpoints, EndpointState, Health, after_error, after_success, pick
-from tests.servers import Asked, Reply, SnowballLike, ToldServer, listing, refused
+from s5jtd.s3.transport import Link
+from tests.servers import Asked, Reply, SnowballLike, ToldServer, listing, provider, refused
 
 UP, DEGRADED, DOWN, UNKNOWN = (
     EndpointState.UP,
@@ -357,3 +359,27 @@ def test_without_an_honest_endpoint_wrong_bytes_take_nobody_out():
 
     assert alone.available()
     assert both.choose() is both.all()[1]
+
+
+def test_an_endpoint_whose_certificate_nobody_looks_at_is_called_insecure():
+    def shown(url: str, *, verify: bool) -> bool:
+        client = S3Client("b", credentials=provider(), endpoint_url=url, link=Link(verify_tls=verify))
+        return Endpoint(url, client).status().insecure
+
+    assert shown("https://s3.invalid", verify=False)
+    assert not shown("https://s3.invalid", verify=True)
+    assert not shown("http://s3.invalid", verify=False)
+
+
+def test_all_are_asked_at_once_and_what_they_said_is_counted():
+    clock = Clock()
+    with ToldServer(ill) as one, ToldServer(well) as other:
+        endpoints = told(one, other, clock=clock)
+        endpoints.probe_due(nothing)
+        assert endpoints.probe_due(nothing) == []
+        clock.now += 1
+        endpoints.probe_due(nothing, at_once=True)
+
+    assert [(shot.errors, shot.checked_at) for shot in endpoints.snapshot()] == [
+        (2, 1_700_000_000.0 + clock.now), (0, 1_700_000_000.0 + clock.now),
+    ]  # fmt: skip

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.appliance import Appliance, until
+from tests.appliance import Appliance, side, until
 from tests.chaos import Chaos, Flip
-from tests.servers import ACCESS_KEY, SECRET_KEY, free_port
+from tests.servers import ACCESS_KEY, SECRET_KEY, Server, free_port
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -142,3 +142,56 @@ def test_an_endpoint_with_wrong_bytes_loses_its_share(tmp_path: Path, data: Path
         )
         until(lambda: appliance.counted() == {"delivered": 40}, "all of it, by way of the others")
         assert whole(data)
+
+
+@pytest.mark.parametrize("kind", ["profile", "systemd", "config"])
+def test_refused_credentials_hold_up_one_side_until_others_are_there_and_cost_no_attempt(
+    tmp_path: Path, rclone: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pull goes on meanwhile.  Files are read without a restart, the configuration by a reload."""
+    here, there = rclone.new_bucket(), rclone.new_bucket()
+    keys = tmp_path / "sbe"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    appliance = Appliance(tmp_path / "appliance")
+
+    def rotate(secret: str) -> None:
+        written = {"access_key_id": rclone.access_key, "secret_access_key": secret}
+        given = {"profile": {"profile": "default"}, "systemd": {"systemd": "sbe"}, "config": written}[kind]
+        keys.write_text(
+            f"[default]\naws_access_key_id = {rclone.access_key}\naws_secret_access_key = {secret}\n"
+        )
+        appliance.configure(
+            {
+                "name": "keys",
+                "source": side(rclone, here),
+                "destination": {**side(rclone, there), "credentials": given},
+                "scan_every": "1s",
+                "attempts": 1,
+            }
+        )
+
+    with appliance:
+        rotate(rclone.secret_key)
+        appliance.start()
+        rclone.fill(here, {b"a": b"1"})
+        until(lambda: appliance.counted() == {"delivered": 1}, "the delivery with the first keys")
+
+        rotate("no-longer-valid")
+        if kind == "config":
+            appliance.ask("config.reload")
+        rclone.fill(here, {b"b": b"2"})
+        problem = until(
+            lambda: [one for one in appliance.status()["problems"] if one["code"] == "endpoint_down"],
+            "the problem",
+        )[0]
+        assert "SignatureDoesNotMatch" in problem["message"]
+        until(lambda: appliance.counted() == {"delivered": 1, "staged": 1}, "the pull, which goes on")
+
+        rotate(rclone.secret_key)
+        if kind == "config":
+            appliance.ask("config.reload")
+        checked = appliance.ask("endpoint.check")["endpoints"]
+        assert {one["state"] for one in checked} == {"up"}
+        until(lambda: appliance.counted() == {"delivered": 2}, "the delivery with the new keys")
+        assert rclone.secret_key not in appliance.log()

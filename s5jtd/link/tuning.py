@@ -27,7 +27,7 @@ PARTS_MAX: Final = 16
 _NEAR_MS: Final = 50.0
 #: What an object costs besides its bytes, as so many bytes: small ones are bound by round trips.
 _OBJECT_BYTES: Final = 256 * 1024
-#: Bytes per second that a limit should leave for each object under way.
+#: Bytes per second that a limit should leave for each connection.
 _WORKER_RATE_MIN: Final = 64 * 1024
 #: More at a time must bring so much more, or it was noise.
 _PAYS: Final = 1.1
@@ -135,13 +135,15 @@ class Tuner:
             level = self._levels.get(lane)
             if level is None:
                 level = self._levels[lane] = first_level(latency_ms)
-        configured = self._configured()
+        configured, rate = self._configured(), self._rate(lane.direction)
         if configured != "auto":
             level = Level(configured, "configured: limits.workers")
         else:
-            level = within_rate(level, self._rate(lane.direction))
+            level = within_rate(level, rate)
         busy = max(1, min(objects, level.workers))
         parts = min(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL), PARTS_MAX)
+        if rate is not None:
+            parts = max(1, min(parts, int(rate / _WORKER_RATE_MIN) // busy))
         return Choice(level.workers, parts, level.why)
 
     def learn(self, lane: Lane, choice: Choice, trial: Trial) -> None:

@@ -177,6 +177,9 @@ class EndpointStatus:
     hint: str
     since: float  #: Unix time at which it came into this state
     skew_seconds: float | None = None  #: how far its clock was ahead of ours when it last answered
+    errors: int = 0  #: since the daemon started
+    checked_at: float | None = None  #: Unix time at which it was last heard of
+    insecure: bool = False  #: whose certificate nobody looks at
 
 
 class Endpoint:
@@ -191,6 +194,8 @@ class Endpoint:
         self.since = 0.0  #: Unix time of the last change of state
         self.in_flight = 0
         self.is_probed = False
+        self.errors = 0  #: that were reported
+        self.checked_at: float | None = None  #: Unix time of the last report
 
     def status(self) -> EndpointStatus:
         """As `status` shows it."""
@@ -198,6 +203,8 @@ class Endpoint:
         return EndpointStatus(
             self.url, health.state, health.latency_ms, health.last_error, health.hint, self.since,
             self.client.skew_seconds,
+            self.errors, self.checked_at,
+            not self.client.link.verify_tls and not self.url.startswith("http:"),
         )  # fmt: skip
 
 
@@ -270,7 +277,9 @@ class Endpoints:
         """
         with self._lock:
             now, old = self._monotonic(), endpoint.health.state
+            endpoint.checked_at = self._wall()
             if isinstance(error, EndpointError):
+                endpoint.errors += 1
                 endpoint.health = after_error(
                     endpoint.health, error, now, self._jitter(), transfers=max(1, transfers)
                 )
@@ -301,13 +310,14 @@ class Endpoints:
                 endpoint.health = after_lies(endpoint.health, wrong, self._monotonic())
                 endpoint.since = self._wall()
 
-    def probe_due(self, beat: Callable[[], None]) -> list[EndpointStatus]:
+    def probe_due(self, beat: Callable[[], None], *, at_once: bool = False) -> list[EndpointStatus]:
         """Ask those endpoints whose turn it is to list one key; whose state that changed is returned.
 
-        A recurring duty for a thread that may wait: a dead endpoint takes its connect timeout.
+        `at_once` asks all of them, for an operator who knows that something changed.  A recurring duty for a
+        thread that may wait: a dead endpoint takes its connect timeout.
         """
         changes = []
-        for endpoint in self._due():
+        for endpoint in self._due(at_once=at_once):
             beat()
             started = self._monotonic()
             error: S5jtError | None = None
@@ -349,11 +359,11 @@ class Endpoints:
         )
         return None if index is None else self._endpoints[index]
 
-    def _due(self) -> list[Endpoint]:
+    def _due(self, *, at_once: bool) -> list[Endpoint]:
         """Those to be probed now, marked so that no other thread probes them meanwhile."""
         with self._lock:
             now = self._monotonic()
-            due = [e for e in self._endpoints if not e.is_probed and e.health.probe_at <= now]
+            due = [e for e in self._endpoints if not e.is_probed and (at_once or e.health.probe_at <= now)]
             for endpoint in due:
                 endpoint.is_probed = True
             return due
