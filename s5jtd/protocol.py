@@ -387,6 +387,8 @@ class Retried(TypedDict):
 class VolumeRow(Volume):
     total_bytes: int | None
     only_here_bytes: int | None  #: staged and not delivered: what would have to be pulled again without it
+    #: One puller's, over the last chunks; it includes the way from the source.
+    pull_bytes_per_second: NotRequired[float | None]
     only_here_objects: NotRequired[int | None]
     safe_to_remove: NotRequired[bool]  #: it was drained, is empty, and is not held open
     reason: str | None

@@ -93,6 +93,7 @@ class VolumeDesk:
             **self._desk.volume(volume),
             "total_bytes": total,
             "only_here_bytes": held.only_here_bytes if held else None,
+            "pull_bytes_per_second": volume.pace.bytes_per_second,
             "only_here_objects": held.only_here if held else None,
             "safe_to_remove": volume.is_safe_to_remove,
             "reason": str(volume.error) if volume.error else self._draining(volume),

@@ -12,7 +12,7 @@ from s5jtd.ledger.database import Clock, Database
 from s5jtd.ledger.rows import Chunk, Item, Pauses, Volume
 from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
-from s5jtd.ledger.volumes import COLUMNS, Holdings, holdings
+from s5jtd.ledger.volumes import COLUMNS, Holdings, holdings, queued_bytes
 from s5jtd.model import Digests, Evidence, Listed
 
 #: Key, size, ETag, and the modified time where there is no ETag; what is gone is no version.
@@ -153,6 +153,10 @@ class Views:
             .execute("SELECT count(*) FROM chunks WHERE volume_id = ? AND state = 'planned'", (volume_id,))
             .fetchone()[0]
         )
+
+    def queued_bytes(self, volume_id: int) -> int:
+        """Bytes that are promised to a volume and not proven there yet."""
+        return queued_bytes(self._db.reading(), volume_id)
 
     def reserved_bytes(self, volume_ids: Iterable[int]) -> int:
         """Bytes promised on these volumes that may not have been written yet."""

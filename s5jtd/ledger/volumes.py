@@ -56,3 +56,12 @@ def holdings(sql: sqlite3.Connection, volume_id: int) -> Holdings:
         (volume_id,),
     ).fetchone()
     return Holdings(*(int(number) for number in row))
+
+
+def queued_bytes(sql: sqlite3.Connection, volume_id: int) -> int:
+    """Bytes that are promised to a volume and not proven there yet."""
+    row = sql.execute(
+        "SELECT coalesce(sum(bytes), 0) FROM chunks WHERE volume_id = ? AND state IN ('planned', 'pulling')",
+        (volume_id,),
+    ).fetchone()
+    return int(row[0])

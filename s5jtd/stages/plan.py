@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -12,6 +12,7 @@ from s5jtd.ledger.rows import Item
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.pool import Pool
+from s5jtd.stages import spread
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
 from s5jtd.volumes import space
@@ -97,26 +98,55 @@ class Plan:
         self._turn = 0
 
     def step(self, beat: Callable[[], None]) -> bool:
-        """Plan one chunk for each volume that lacks one."""
+        """Plan one chunk for each volume that lacks one, and that the others would not have done sooner."""
         planned = False
-        for volume in self._pool.taking_pulls():
+        volumes = self._lanes()
+        for at in spread.order([lane for _, lane in volumes]):
             beat()
-            if self._ledger.views.planned(volume.ledger_id) < AHEAD and self._plan_on(volume):
+            volume, lane = volumes[at]
+            others = [other for which, (_, other) in enumerate(volumes) if which != at]
+            if self._ledger.views.planned(volume.ledger_id) < AHEAD and self._plan_on(volume, lane, others):
+                queued = self._ledger.views.queued_bytes(volume.ledger_id)
+                volumes[at] = volume, replace(lane, queued_bytes=queued)
                 planned = True
+        if not planned:
+            planned = self._hand_over(volumes)
         if planned:
             self._bell.ring()
         return planned
 
-    def _plan_on(self, volume: Volume) -> bool:
-        try:
-            usable = self._pool.usable_bytes(volume)
-        except VolumeError as error:
-            self._pool.fail(volume, error)
+    def _lanes(self) -> list[tuple[Volume, spread.Lane]]:
+        """The volumes that take pulls, with what is to be weighed of each."""
+        known = []
+        for volume in self._pool.taking_pulls():
+            try:
+                usable = self._pool.usable_bytes(volume)
+            except VolumeError as error:
+                self._pool.fail(volume, error)
+                continue
+            queued = self._ledger.views.queued_bytes(volume.ledger_id)
+            known.append((volume, (usable, queued, volume.pace.bytes_per_second)))
+        weighed = spread.lanes([numbers for _, numbers in known])
+        return [(volume, lane) for (volume, _), lane in zip(known, weighed, strict=True)]
+
+    def _hand_over(self, volumes: Sequence[tuple[Volume, spread.Lane]]) -> bool:
+        """What waits on a slow volume while a fast one has nothing to do goes back, to be planned anew."""
+        if all(lane.queued_bytes for _, lane in volumes):
             return False
+        for at, (volume, lane) in enumerate(volumes):
+            others = [other for which, (_, other) in enumerate(volumes) if which != at]
+            if self._ledger.views.planned(volume.ledger_id) and not spread.is_worth(
+                lane, others, 0, lane.queued_bytes
+            ):
+                self._pool.take_back(volume)
+                return True
+        return False
+
+    def _plan_on(self, volume: Volume, lane: spread.Lane, others: Sequence[spread.Lane]) -> bool:
         jobs = [job for job in self._jobs() if self._may_pull(job)]
         for offset in range(len(jobs)):
             job = jobs[(self._turn + offset) % len(jobs)]
-            if self._plan_chunk(job, volume, usable):
+            if self._plan_chunk(job, volume, lane, others):
                 self._turn += 1
                 return True
         return False
@@ -125,20 +155,23 @@ class Plan:
         paused = self._ledger.views.pauses(job.id).pull_until_ms is not None
         return not paused and job.source.endpoints.available()
 
-    def _plan_chunk(self, job: Job, volume: Volume, usable: int) -> bool:
+    def _plan_chunk(self, job: Job, volume: Volume, lane: spread.Lane, others: Sequence[spread.Lane]) -> bool:
         objects, sizes = self._ledger.views.counters(job.id)
         word = State.SEEN.word
         if not objects[word]:
             job.held = None
             return False
-        lanes = 4 * max(1, len(self._pool.taking_pulls()))
-        limit = limits(job, Limits(objects[word], sizes[word]), lanes)
+        limit = limits(job, Limits(objects[word], sizes[word]), 4 * (1 + len(others)))
+        size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, CHUNK_BYTES_MIN))
+        limit = replace(limit, bytes=size)
+        if not spread.is_worth(lane, others, min(size, sizes[word]), sizes[word]):
+            return False
         candidates = self._ledger.views.candidates(job.id, limit.objects, job.config.order)
         try:
             if self._park_giants(job, candidates):
                 return True
             allowed, name = self._budget.allowance(job)
-            chosen = place(candidates, limit, usable, allowed)
+            chosen = place(candidates, limit, lane.usable_bytes, allowed)
             job.held = self._held(candidates, allowed, name)
             if not chosen:
                 return False

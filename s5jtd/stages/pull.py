@@ -199,6 +199,7 @@ class Pull:
             settled = self.settle(work, items, run.end)
             self._seal(work, settled, endpoint.url)
         staged = [one for one in settled if isinstance(one, Staged)]
+        volume.pace.note(sum(one.item.size for one in staged), time.monotonic() - started)
         tell_mismatches(SOURCE_MISMATCH, job.source.endpoints, endpoint, settled)
         log.info(
             "chunk_staged", endpoint=endpoint.url, objects=len(staged), of=len(items),

@@ -20,6 +20,7 @@ from s5jtd.errors import (
     VolumeReadOnly,
 )
 from s5jtd.volumes import chunks, probe
+from s5jtd.volumes.pace import Pace
 from s5jtd.volumes.stamp import UNFINISHED, Stamp, new_stamp, read_stamp, write_stamp
 
 
@@ -74,6 +75,7 @@ class Volume:
         self.stamp: Stamp | None = None
         self.ledger_id = 0
         self.device = 0
+        self.pace = Pace()
         self.draining = False  #: an operator wants it empty
         #: Something changed that may bring it back: it is tried at once and not when its turn comes.
         self.nudged = False

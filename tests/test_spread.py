@@ -1,0 +1,144 @@
+"""A slow disk does not hold a fast one back: what is given to whom, by free space and measured speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from s5jtd.config.schema import Limits
+from s5jtd.ledger.rows import Returned
+from s5jtd.ledger.states import ChunkState, State
+from s5jtd.ledger.store import Ledger
+from s5jtd.model import Listed
+from s5jtd.pool import Pool
+from s5jtd.problems import Problems
+from s5jtd.stages import spread
+from s5jtd.stages.budget import Budget
+from s5jtd.stages.job import Job
+from s5jtd.stages.plan import Plan
+from s5jtd.volumes.pace import Pace
+from s5jtd.volumes.volume import Volume
+from s5jtd.worker import Bell
+from tests.filesystems import MIB
+
+GIB = 1024 * MIB
+
+
+def test_pace_is_what_became_durable_by_the_time_it_took_and_is_forgotten_with_age() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    pace.note(1000, 5.0)
+    assert pace.bytes_per_second is None  # too little to tell anything
+    pace.note(30 * MIB, 1.0)
+    pace.note(30 * MIB, 5.0)
+    assert pace.bytes_per_second == pytest.approx(60 * MIB / 11, rel=0.01)
+    now[0] = 1000.0
+    assert pace.bytes_per_second is None
+
+
+def test_a_volume_of_unknown_speed_counts_as_fast_and_the_emptier_comes_first() -> None:
+    weighed = spread.lanes([(10 * GIB, 0, None), (50 * GIB, 0, 100.0), (90 * GIB, 500, 100.0)])
+
+    assert [lane.speed for lane in weighed] == [100.0, 100.0, 100.0]
+    assert spread.order(weighed) == [1, 0, 2]
+
+
+def test_a_slow_volume_helps_with_much_and_stays_out_of_the_way_of_little() -> None:
+    slow, fast = spread.Lane(100 * GIB, 0, 5e6), spread.Lane(100 * GIB, 0, 100e6)
+
+    assert spread.is_worth(slow, [fast], GIB, 100 * GIB)
+    assert not spread.is_worth(slow, [fast], GIB, 2 * GIB)
+    assert spread.is_worth(fast, [slow], GIB, 2 * GIB)
+    assert spread.is_worth(spread.Lane(GIB, 0, 60e6), [fast], GIB, 2 * GIB)  # not much slower
+    assert spread.is_worth(slow, [spread.Lane(GIB, 0, 100e6)], GIB, 2 * GIB)  # the fast one has no room
+    assert spread.share_bytes(slow, [slow, fast], GIB, 64 * MIB) == 64 * MIB
+    assert spread.share_bytes(fast, [slow, fast], GIB, 64 * MIB) == GIB
+    assert spread.share_bytes(spread.Lane(4 * GIB, 0, 1.0), [slow], GIB, MIB) < GIB
+
+
+class Site:
+    """A real ledger, a real pool of two folders, and the planner; nobody pulls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger.db")
+        key = bytes(32)
+        self.volumes = [Volume(folder / name, name, 0, key) for name in ("slow", "fast")]
+        self.pool = Pool(self.volumes, self.ledger, Problems())
+        for volume in self.volumes:
+            volume.path.mkdir()
+            assert self.pool.attach(volume, cast("Any", lambda *_: None), lambda: None)
+        job_id = self.ledger.enrol_job("archive", "s3://a/", "s3://b/")
+        config = SimpleNamespace(chunk=SimpleNamespace(objects=1000, bytes=64 * MIB), order="key")
+        link = SimpleNamespace(endpoints=SimpleNamespace(available=lambda: True))
+        job = SimpleNamespace(id=job_id, name="archive", config=config, source=link, held=None)
+        self.job = cast("Job", job)
+        budget = Budget(Limits, self.ledger.views)
+        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget)
+
+    def admit(self, count: int) -> None:
+        self.ledger.admit(
+            self.job.id, self.ledger.begin_pass(self.job.id),
+            [Listed(b"%06d" % n, 64 * MIB, f"e{n}", 1) for n in range(count)], {}, {},
+        )  # fmt: skip
+
+    def planned(self) -> dict[str, int]:
+        return {volume.name: self.ledger.views.planned(volume.ledger_id) for volume in self.volumes}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    made = Site(tmp_path)
+    monkeypatch.setattr(made.pool, "usable_bytes", lambda _: 1000 * GIB)
+    monkeypatch.setattr(made.pool, "largest_bytes", lambda: 1000 * GIB)
+    yield made
+    for volume in made.volumes:
+        volume.detach()
+    made.ledger.close()
+
+
+def steps(site: Site) -> None:
+    while site.planner.step(lambda: None):
+        pass
+
+
+def test_the_last_chunks_go_to_the_fast_volume_and_many_to_both(site: Site) -> None:
+    site.volumes[0].pace.note(64 * MIB, 64.0)
+    site.volumes[1].pace.note(64 * MIB, 1.0)
+    site.admit(3)
+    steps(site)
+    assert site.planned() == {"slow": 0, "fast": 2}
+
+    site.admit(400)
+    steps(site)
+    assert site.planned() == {"slow": 2, "fast": 2}
+
+
+def test_what_waits_on_a_slow_volume_is_handed_over_when_the_fast_one_has_nothing_to_do(site: Site) -> None:
+    site.admit(4)
+    steps(site)
+    assert site.planned() == {"slow": 2, "fast": 2}  # nothing is known of them yet
+    pull(site, "slow"), pull(site, "fast"), pull(site, "fast")
+    site.volumes[0].pace.note(64 * MIB, 64.0)
+    site.volumes[1].pace.note(64 * MIB, 1.0)
+    assert not site.planner.step(lambda: None)  # the fast one is still at work
+    for chunk in pulling(site, "fast"):
+        gone = [Returned(item, State.GONE, "gone", "") for item in site.ledger.views.pulling(chunk.id)]
+        site.ledger.settle_pull(chunk, [], gone, None)
+
+    steps(site)
+    assert site.planned()["slow"] == 0
+    assert site.planned()["fast"] == 1
+
+
+def pull(site: Site, name: str) -> Any:
+    volume = next(volume for volume in site.volumes if volume.name == name)
+    return site.ledger.take_pull(volume.ledger_id)
+
+
+def pulling(site: Site, name: str) -> list[Any]:
+    volume = next(volume for volume in site.volumes if volume.name == name)
+    return site.ledger.views.chunks(volume.ledger_id, ChunkState.PULLING)
