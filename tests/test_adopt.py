@@ -86,3 +86,19 @@ def test_a_volume_of_our_own_or_of_nobody_is_not_adopted(tmp_path: Path, moto: S
 
         assert again.returncode == Exit.USAGE
         assert "already" in again.stderr
+
+
+def test_a_chunk_of_a_job_with_the_same_name_and_another_source_is_left_as_it_is(
+    tmp_path: Path, moto: Server
+) -> None:
+    there = moto.new_bucket()
+    with carried(tmp_path, moto, moto.new_bucket(), some_objects(5)) as second:
+        second.configure(config(moto, moto.new_bucket(), moto, there))
+        taken = second.command("volumes", "adopt", "--yes", str(second.volumes[0]))
+        assert "left as it is" in taken.stdout
+        second.start()
+        second.settled()
+        assert [problem["code"] for problem in second.status()["problems"]] == ["chunk_unreadable"]
+
+    assert contents(moto, there) == {}
+    assert list(second.volumes[0].glob("s5jtd/*/data/*.obj"))

@@ -63,7 +63,8 @@ class Site:
         self.volume.ledger_id = self.ledger.enrol_volume(stamp.uuid, "vol1", str(self.volume.path), 1).id
         job_id = self.ledger.enrol_job("archive", "s3://a/", "s3://b/")
         source = SimpleNamespace(endpoints=SimpleNamespace(lease=nobody_answers))
-        self.job: Any = SimpleNamespace(id=job_id, name="archive", source=source)
+        config = SimpleNamespace(source=SimpleNamespace(directory="/data/hot"))
+        self.job: Any = SimpleNamespace(id=job_id, name="archive", config=config, source=source)
 
     def close(self) -> None:
         self.ledger.close()

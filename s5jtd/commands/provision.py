@@ -76,7 +76,8 @@ def apply(
         click.echo(f"{entry.point} is volume {uuid}")
     if failed < len(todo):
         click.echo(
-            f"\nname them under `volumes` in the configuration, or the pattern {settings.base}/volume-*"
+            f"\nname them under `volumes` in the configuration, or the pattern {settings.base}/volume-*;"
+            "\nthen, for the service: s5jtd volumes dropin --write"
         )
     return Exit.FAILED if failed else Exit.DONE
 

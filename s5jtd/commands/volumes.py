@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from s5jtd.errors import Exit, ObjectError, UsageError, VolumeError
 from s5jtd.integrity.hashing import Wanted, hash_file
 from s5jtd.ledger.rows import Staged
 from s5jtd.stages import records
+from s5jtd.status import rfc3339
 from s5jtd.units import format_bytes
 from s5jtd.volumes import chunks, probe
 from s5jtd.volumes.chunks import ChunkFolder, file_name
@@ -54,6 +55,11 @@ class _Found:
     whole: list[Staged] = field(default_factory=list)
     spoiled: list[tuple[Staged, str]] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is whole."""
+        return sum(staged.digests.size for staged in self.whole)
+
 
 def adopt(config: Config, path: Path, *, assume_yes: bool, dry_run: bool) -> int:
     """Show what another appliance left on a volume, ask, and make the volume ours.
@@ -75,13 +81,16 @@ def adopt(config: Config, path: Path, *, assume_yes: bool, dry_run: bool) -> int
         found = [_looked_at(fd, name) for name in chunks.chunk_names(fd)]
         sealed = [one for one in found if one is not None]
         click.echo(f"volume {old.uuid}, of another appliance, attached there {old.attach_epoch} times")
-        _show(sealed, len(found) - len(sealed), {job.name for job in config.jobs})
+        origins = {job.name: records.origin(job) for job in config.jobs}
+        _show(sealed, len(found) - len(sealed), origins)
         if dry_run:
             return Exit.DONE
         if not assume_yes and not click.confirm(f"take {path} in?", default=False, err=True):
             raise UsageError("nothing was changed")
         for one in sealed:
-            _seal_anew(fd, one, key)
+            if not _is_strange(one, origins):
+                _seal_anew(fd, one, key)
+        _hand_over(fd, config.state_dir)
         # Last: until the stamp is ours, a second try finds everything as it was.
         write_stamp(fd, dataclasses.replace(old, attach_epoch=old.attach_epoch + 1), key)
     hand_over(path, other_owner(config.state_dir))  # the other appliance's user had another number
@@ -117,14 +126,30 @@ def _compare(folder: ChunkFolder, one: Staged, found: _Found) -> None:
         found.spoiled.append((one, "its bytes are no longer those that were sealed"))
 
 
-def _show(sealed: list[_Found], unsealed: int, jobs: set[str]) -> None:
+def _is_strange(one: _Found, origins: Mapping[str, str]) -> bool:
+    """Whether a job of this name moves something else here: its chunks must not go where ours go."""
+    origin = one.header.get("source")  # none in the seals of the first version
+    return origin is not None and origins.get(str(one.header.get("job")), origin) != origin
+
+
+def _show(sealed: list[_Found], unsealed: int, origins: Mapping[str, str]) -> None:
     for one in sealed:
-        size = format_bytes(sum(staged.digests.size for staged in one.whole))
-        job = one.header.get("job")
-        unknown = "" if job in jobs else " (not configured here: nothing of it moves until it is)"
-        click.echo(f"chunk {one.name} of job {job}: {len(one.whole)} objects, {size}{unknown}")
+        job, origin = str(one.header.get("job")), one.header.get("source")
+        since = rfc3339(one.header.get("written_at_ms")) or "at an unknown time"
+        came = f" from {origin}" if origin else ""
+        click.echo(
+            f"chunk {one.name} of job {job}{came}, sealed {since}:"
+            f" {len(one.whole)} objects, {format_bytes(one.size)}"
+        )
+        if job not in origins:
+            click.echo("  not configured here: nothing of it moves until it is")
+        elif _is_strange(one, origins):
+            click.echo(f"  left as it is: job {job} here moves {origins[job]}")
         for staged, why in one.spoiled:
             click.echo(f"  left out: {staged.item.key!r}: {why}")
+    count, size = sum(len(one.whole) for one in sealed), sum(one.size for one in sealed)
+    spoiled = sum(len(one.spoiled) for one in sealed)
+    click.echo(f"in all {count} objects, {format_bytes(size)}, are as they were sealed; {spoiled} are not")
     if unsealed:
         click.echo(f"{unsealed} chunks were never sealed: their objects are pulled again from the source")
 
@@ -132,6 +157,18 @@ def _show(sealed: list[_Found], unsealed: int, jobs: set[str]) -> None:
 def _seal_anew(root_fd: int, one: _Found, key: bytes) -> None:
     with ChunkFolder(root_fd, one.name) as folder:
         records.reseal(folder, one.header, one.whole, key)
+
+
+def _hand_over(root_fd: int, state_dir: Path) -> None:
+    """What another appliance's user owned belongs to ours from now on; only root can do that, and need."""
+    owner = state_dir.stat()
+    if os.geteuid() != 0 or (owner.st_uid, owner.st_gid) == (0, 0):
+        return
+    os.fchown(root_fd, owner.st_uid, owner.st_gid)
+    for _, folders, files, fd in os.fwalk(chunks.TREE, dir_fd=root_fd, follow_symlinks=False):
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+        for name in (*folders, *files):
+            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=fd, follow_symlinks=False)
 
 
 def _is_ours(fd: int, key: bytes) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from s5jtd.config import JobConfig, S3Side
 from s5jtd.errors import VolumeFailed
 from s5jtd.ledger.rows import Chunk, Item, Staged
 from s5jtd.model import Evidence
@@ -72,11 +73,18 @@ def read_seal(folder: ChunkFolder, key: bytes | None) -> tuple[dict[str, Any], l
         raise VolumeFailed(f"the seal of chunk {folder.name} cannot be read: {error}") from error
 
 
+def origin(config: JobConfig) -> str:
+    """Where a job's objects come from, so that a job of the same name elsewhere is not taken for the same."""
+    source = config.source
+    return f"s3://{source.bucket}/{source.prefix}" if isinstance(source, S3Side) else str(source.directory)
+
+
 def _header(job: Job, chunk: Chunk, volume: Volume) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "chunk": chunk.name,
         "job": job.name,
+        "source": origin(job.config),
         "volume": volume.uuid,
         "written_at_ms": int(time.time() * 1000),
     }
