@@ -105,12 +105,8 @@ class App:
         self.engine: Engine = _engine(self.line)
         ignore_lease_breaks()
         self._ballast = Ballast(config.state_dir)
-        patience = Patience(
-            self._ballast,
-            self.problems,
-            self.ending,
-            lasting_seconds_max=ONCE_SECONDS if once else math.inf,
-        )
+        lasting = ONCE_SECONDS if once else math.inf
+        patience = Patience(self._ballast, self.problems, self.ending, lasting_seconds_max=lasting)
         self.ledger = open_ledger(config.state_dir / "ledger.db", self._ballast, patience)
         key = load_key(config.state_dir)
         volumes = [volume_of(one, key) for one in volumes_now(config, self.ledger.views)]
