@@ -104,6 +104,7 @@ def serve(life: Life, inbox: Inbox, notify: Notify) -> Stop:
 
 def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
     tick = min(TICK_SECONDS_MAX, watchdog_seconds() / 3)
+    known: list[str] = []  # those that were said to be stuck: once, not at each tick
     while True:
         with contextlib.suppress(queue.Empty):
             message = inbox.get(timeout=tick)
@@ -113,10 +114,11 @@ def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
             life.reload(message.answer)
             notify("READY=1")
         stuck = [worker.name for worker in life.workers() if worker.critical and worker.stuck()]
-        if stuck:
-            log.error("worker_stuck", workers=stuck)
-        else:
+        if not stuck:
             notify("WATCHDOG=1")
+        elif stuck != known:
+            log.error("worker_stuck", workers=stuck)
+        known = stuck
         life.tend()
         notify(f"STATUS={life.headline()}")
         if (end := life.finished()) is not None:
