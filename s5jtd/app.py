@@ -135,9 +135,7 @@ class App:
             self.ending.is_set,
         )  # fmt: skip
         self._keep_orders(config)
-        for job_config in config.jobs:
-            job = self._build(job_config)
-            self._jobs[job.id] = job
+        self._jobs |= {job.id: job for job in map(self._build, config.jobs)}
         self._alarms = Alarms(
             self.job_list, self.ledger, self.pool, self.reports, self.chronicle, self.problems
         )
