@@ -39,6 +39,7 @@ class SinglePass:
         self._plan = plan
         self._bell = bell
         self._began = time.monotonic()
+        self._last_looks: dict[int, int] = {}  # of a job whose files leave: how many looks it must have had
 
     def end(self) -> Stop | None:
         """The end, when each source was looked at and nothing is left to move."""
@@ -52,13 +53,18 @@ class SinglePass:
         return Stop("the pass is over", self._verdict(any(left.values())))
 
     def _one_more_look(self) -> bool:
-        """Whether files are still to leave their folder, which they do when it is looked at."""
+        """Whether files are still to leave their folder: they do in a look after all was delivered."""
         owing = [job for job in self._jobs() if job.source.folder and job.source.folder.leave]
+        waiting = False
         for job in owing:
-            if self._scans[job.id].passes_done == 1:
+            done = self._scans[job.id].passes_done
+            last = self._last_looks.setdefault(job.id, done + 1 + job.scanning)
+            if done < last:
                 job.scan_requested.set()
-        self._bell.ring()
-        return any(self._scans[job.id].passes_done < 2 for job in owing)
+                waiting = True
+        if waiting:
+            self._bell.ring()
+        return waiting
 
     def _left(self, job: Job) -> int:
         objects, _ = self._ledger.views.counters(job.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from s5jtd.model import Listed
 from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
 from tests.appliance import Appliance, contents, digests, side, until
+from tests.filesystems import loop_volume, need_mounts
 from tests.servers import Server
 
 pytestmark = pytest.mark.timeout(180)
@@ -269,6 +271,74 @@ def test_a_link_inside_the_folder_is_not_followed(appliance: Appliance, moto: Se
     assert list(outside.iterdir()) == []
     assert (folder / "name").read_bytes() == b"2"
     assert not (folder / "name").is_symlink()
+
+
+# From folder to folder, with the power going
+
+
+def test_a_kill_in_the_middle_loses_nothing_and_leaves_nothing_half_written(
+    appliance: Appliance, hot: Path
+) -> None:
+    folder = appliance.folder / "in"
+    folder.mkdir()
+    files = {f"{n % 7}/{n:04}": os.urandom(n * 37 % 60_000) for n in range(600)}
+    fill(hot, files)
+    appliance.configure(
+        {
+            "name": "across",
+            "source": {"directory": str(hot), "settle": "0s", "after": "delete"},
+            "destination": {"directory": str(folder)},
+            "chunk": {"objects": 50},
+            "scan_every": "1s",
+        }
+    )
+    arrived = 0
+    for _ in range(3):
+        appliance.start()
+        more = min(arrived + 100, len(files))
+        until(lambda: len(files_in(folder)) >= more, "some files to arrive")  # noqa: B023  now
+        appliance.stop(signal.SIGKILL)
+        there = files_in(folder)
+        arrived = len(there)
+        assert there.items() <= files.items()
+        assert {**files_in(hot), **there} == files
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert files_in(folder) == files
+    assert files_in(hot) == {}
+    assert os.listdir(folder / ".s5jtd-temporary") == []
+    assert "mismatch" not in appliance.log()
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_what_counts_as_delivered_survives_a_power_cut_and_is_half_written_never(
+    appliance: Appliance, hot: Path, kind: str
+) -> None:
+    need_mounts(kind)
+    files = {f"d{n % 3}/{n}": os.urandom(n * 997 % 30_000) for n in range(120)}
+    fill(hot, files)
+    size = {"ext4": 64, "xfs": 320}[kind] * 2**20
+    with loop_volume(appliance.folder / "disk", kind, size) as disk:
+        appliance.configure(
+            {
+                "name": "across",
+                "source": {"directory": str(hot), "settle": "0s", "after": "delete"},
+                "destination": {"directory": str(disk.path)},
+                "chunk": {"objects": 10},
+                "scan_every": "1s",
+            }
+        )
+        appliance.start()
+        until(lambda: len(files_in(hot)) <= 90, "some files to leave")
+        left = files_in(hot)
+        disk.cut_power()
+        appliance.stop(signal.SIGKILL)
+        disk.restore_power()
+
+        there = files_in(disk.path)
+        assert files.keys() - left.keys() <= there.keys()
+        assert there.items() <= files.items()
+        assert {**files_in(hot), **there} == files
 
 
 # The parts

@@ -111,8 +111,10 @@ def _same(directory: Path, one: Listed) -> Iterator[tuple[int, int]]:
             if (etag_of(found), found.st_size) != (one.etag, one.size):
                 raise Changed
             yield parent_fd, descriptor
-    except FileNotFoundError as error:
-        raise Changed from error
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or another thing is there
+            raise Changed from error
+        raise
 
 
 def _remove(parent_fd: int, one: Listed) -> None:
