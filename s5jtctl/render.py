@@ -122,11 +122,13 @@ def volumes(reply: Reply, look: Look) -> list[str]:
             units.amount(volume["free_bytes"]),
             units.amount(volume["staged_bytes"]),
             units.amount(volume["only_here_bytes"]),
-            safe(volume["path"]) + _aside(volume["reason"]),
+            safe(volume["path"]),
         ]
         for volume in reply["volumes"]
     ]
-    return _tabled("STATE VOLUME >SIZE >FREE >STAGED >ONLY-HERE PATH", rows, look)
+    heading, *lines = _tabled("STATE VOLUME >SIZE >FREE >STAGED >ONLY-HERE PATH", rows, look)
+    told = [f"  {safe(volume['reason'])}" if volume["reason"] else "" for volume in reply["volumes"]]
+    return [heading, *(text for pair in zip(lines, told, strict=True) for text in pair if text)]
 
 
 def volume_change(reply: Reply, _look: Look) -> list[str]:
