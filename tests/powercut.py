@@ -31,11 +31,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from s5jtctl.client import Failure
+from s5jtd.ledger.store import Ledger as Ledgers
 from tests.appliance import Appliance, contents, side, until
 from tests.autopsy import Ledger, claims, read_ledger, refuted, unsealed
 from tests.filesystems import MIB, LoopVolume, loop_volume
 from tests.nursery import KILL, Life, Nursery
 from tests.servers import Server
+from tests.tampering import CHANGES, delete, flip_bytes, mend
 
 JOB = "archive"
 #: Objects under this prefix are put once and never change; only of them a second PUT is a broken promise.
@@ -274,6 +276,7 @@ class Result:
     starts_cut: int = 0  #: of the cuts, those before the daemon's first answer
     acknowledged: int = 0  #: deliveries that somebody was told of before the cut that might have lost them
     copies: int = 0  #: local copies that the ledger counted on, compared after each cut
+    ledgers_changed: int = 0
     away: int = 0  #: lives without one of the volumes
     objects: int = 0  #: delivered in the end
     bytes: int = 0
@@ -289,8 +292,10 @@ class Result:
 class Round:
     """Many cuts of one site, one after another, and the settling at the end."""
 
-    def __init__(self, site: Site, kinds: str, seed: int) -> None:
+    def __init__(self, site: Site, kinds: str, seed: int, *, other_ledgers: bool = False) -> None:
+        """`other_ledgers`: now and then the ledger is lost, replaced by an older one, or damaged."""
         self.site = site
+        self._other_ledgers = other_ledgers
         self.result = Result(kinds, seed)
         self.luck = random.Random(seed)
         self.feeder = Feeder(site, seed)
@@ -341,7 +346,22 @@ class Round:
         for name in back - self._away:
             self._violated(*site.mount(name))
         self.result.away += len(self._away)
+        if self._other_ledgers and self._committed and luck.random() < 0.5:
+            self._change_ledger()
+            before_ms = 0.0  # nothing can be held against it before the volumes were asked
         self._inspect(before_ms)
+
+    def _change_ledger(self) -> None:
+        site, older = self.site, self.site.scratch / "older.db"
+        path = site.state_dir / "ledger.db"
+        change = self.luck.choice(CHANGES if older.exists() else (delete, flip_bytes))
+        Ledgers.copy(path, site.scratch / "now.db")
+        change(path, older)
+        mend(site.appliance, path)
+        if self.luck.random() < 0.5 or not older.exists():
+            (site.scratch / "now.db").replace(older)
+        self._acknowledged.clear()  # the ledger may not know; that nothing travels twice still holds
+        self.result.ledgers_changed += 1
 
     def _choices(self) -> list[tuple[str, ...]]:
         """What loses its power together: each alone, all volumes, all."""

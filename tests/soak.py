@@ -69,17 +69,24 @@ class Soak:
         """SIGKILL at random moments, and nothing else lost than the process."""
         self._rounds("kills", kills, ({},))
 
-    def _rounds(self, what: str, count: int, kinds: Sequence[dict[str, str]]) -> None:
+    def lose_ledgers(self, kills: int) -> None:
+        """SIGKILL at random moments, and before every second next life another ledger."""
+        self._rounds("kills and other ledgers", kills, ({},), other_ledgers=True)
+
+    def _rounds(
+        self, what: str, count: int, kinds: Sequence[dict[str, str]], *, other_ledgers: bool = False
+    ) -> None:
         left, number = count, 0
         while left > 0 and not self.over:
             of = kinds[number % len(kinds)]
             name = f"{what} {'/'.join(of.values()) or 'in plain folders'}"
             with site(self.room(), self.source, self.destination, self.nursery, of) as struck:
                 seed = self.seed * 1000 + number
-                result = Round(struck, name, seed).run(min(left, CUTS_OF_A_ROUND), self.ends_at)
+                one = Round(struck, name, seed, other_ledgers=other_ledgers)
+                result = one.run(min(left, CUTS_OF_A_ROUND), self.ends_at)
             self.rounds.append(result)
-            for one in result.violations:
-                self._broke(f"{name}, seed {seed}: {one}")
+            for violation in result.violations:
+                self._broke(f"{name}, seed {seed}: {violation}")
             tell(f"{name}: {result.cuts} in {result.seconds:.0f} s, {len(result.violations)} violations")
             left -= max(1, result.cuts)
             number += 1
@@ -174,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--cuts", type=int, default=1000, help="power cuts at random moments")
     parser.add_argument("--kills", type=int, default=200, help="SIGKILLs at random moments")
+    parser.add_argument("--ledgers", type=int, default=50, help="SIGKILLs with other ledgers afterwards")
     parser.add_argument("--pairs", type=int, default=100, help="two strikes, the second into the recovery")
     parser.add_argument("--no-sweep", action="store_true", help="do not strike at every durable call")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so long")
@@ -186,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with surroundings(arguments) as soak:
         soak.cut(arguments.cuts)
         soak.kill(arguments.kills)
+        soak.lose_ledgers(arguments.ledgers)
         if reason := why_not_watched():
             tell(f"no crash points: {reason}")
         else:

@@ -210,18 +210,6 @@ def test_n16_another_objects_bytes_are_not_taken_for_a_new_version(road: Road) -
     assert road.reasons()["a"].startswith("source_mismatch: ")
 
 
-def test_n18_what_is_too_large_for_the_way_is_parked_and_the_small_arrives(road: Road) -> None:
-    """Small packets pass, large ones vanish: nothing of a large body ever comes."""
-    large = b"large"
-    road.before.add(Stall(0, key=large, method="GET"))
-
-    road.run({**some_objects(10), large: bytes(100_000)})
-
-    assert road.settled(90.0) == {"delivered": 10, "parked": 1}
-    assert road.arrived_but(large)
-    assert "stalled" in road.reasons()["large"]
-
-
 # What the source answers
 
 

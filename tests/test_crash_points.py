@@ -16,7 +16,7 @@ from tests.servers import Server, running_rclone
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 #: After so many seconds a sweep begins no further case.
-SWEEP_SECONDS = 12.0
+SWEEP_SECONDS = 9.0
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
 
 #: Cuts of each kind, and the seconds after which no further one begins.
 CUTS = 12
-CUTTING_SECONDS = 12.0
+CUTTING_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")

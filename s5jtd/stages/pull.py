@@ -197,7 +197,8 @@ class Pull:
             job.source.endpoints.ran(endpoint, went.pace)
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)
-            self._seal(work, settled, endpoint.url)
+            self._seal(work, settled)
+        self._commit(work, settled, endpoint.url)
         staged = [one for one in settled if isinstance(one, Staged)]
         volume.pace.note(sum(one.item.size for one in staged), time.monotonic() - started)
         tell_mismatches(SOURCE_MISMATCH, job.source.endpoints, endpoint, settled)
@@ -278,10 +279,9 @@ class Pull:
         later = work.job.not_before_ms(item.attempts)
         return Returned(item, State.SEEN, "transfer_failed", "it was not there, and then it was", True, later)
 
-    def _seal(self, work: _Work, settled: Sequence[Settled], endpoint_url: str | None) -> None:
-        """Bytes first, ledger second: sync, write the seal, prove the volume, and only then commit."""
+    def _seal(self, work: _Work, settled: Sequence[Settled]) -> None:
+        """Bytes first, ledger second: sync, write the seal, prove the volume; only then may be committed."""
         staged = [one for one in settled if isinstance(one, Staged)]
-        returned = [one for one in settled if isinstance(one, Returned)]
         work.folder.sweep(frozenset(file_name(one.item.id) for one in staged))
         if staged:
             self.volume.sync()
@@ -290,6 +290,11 @@ class Pull:
         else:
             # Before the ledger lets go of the chunk: if the disk refuses, all of it is given back, once.
             chunks.remove(self.volume.fd, work.chunk.name)
+
+    def _commit(self, work: _Work, settled: Sequence[Settled], endpoint_url: str | None) -> None:
+        """Write down what is sealed; its folder is not held any more, for a pusher may come at once."""
+        staged = [one for one in settled if isinstance(one, Staged)]
+        returned = [one for one in settled if isinstance(one, Returned)]
         self._ledger.settle_pull(work.chunk, staged, returned, endpoint_url)
 
     def _give_back(
@@ -358,7 +363,8 @@ class Pull:
             )  # fmt: skip
             # The attempt counts: what brought the daemon down must not do so for ever.
             settled = self.settle(work, items, End.KILLED)
-            self._seal(work, settled, None)
+            self._seal(work, settled)
+        self._commit(work, settled, None)
         return sum(isinstance(one, Staged) for one in settled)
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import fcntl
 import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
@@ -224,9 +224,11 @@ def _keep(stack: contextlib.ExitStack, name: str, parent_fd: int) -> int:
 
 
 def _lock(descriptor: int, name: str) -> None:
+    for pause in (0.02,) * 10:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(pause)  # until its `exec`, a process that another thread starts just now holds it too
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            raise
+    except BlockingIOError as error:
         raise Busy(f"chunk {name}", hint="an s5cmd of an earlier daemon still runs; it will end") from error
