@@ -144,7 +144,7 @@ def test_n14_a_portal_that_answers_for_objects_alone_has_stored_nothing_either(r
 
 
 def test_n18_what_is_too_large_for_the_way_is_parked_and_the_small_arrives(road: Road) -> None:
-    """Small packets pass, large ones vanish: of one large body nothing ever comes, the other one never goes."""
+    """Small packets pass, large ones vanish: one large body never comes, the other never goes."""
     come, go = b"large to come", b"large to go"
     road.before.add(Stall(0, key=come, method="GET"))
     road.behind.add(Stall(60_000, key=go, side="request", **PUT))
