@@ -216,16 +216,6 @@ install_files() {
             *.fish) place 0644 "$one" "$LOCAL/share/fish/vendor_completions.d/$name" ;;
         esac
     done
-    # A Python that lives elsewhere must be allowed to run inside the sandbox.
-    base=$("$release/bin/python" -I -c 'import sys; print(sys.base_prefix)')
-    for unit in s5jtd s5jtd-api; do
-        drop=$LOCAL/lib/systemd/system/$unit.service.d/10-python.conf
-        case "$base" in
-            /usr | /usr/*) ;;
-            *) printf '# Where the Python is that install.sh was given.\n[Service]\nExecPaths=%s\n' "$base" > "$work/drop"
-               place 0644 "$work/drop" "$drop" ;;
-        esac
-    done
     if [ -f "$LISTED" ]; then  # what the former version had and this one has not
         while read -r old; do
             grep -qxF "$old" "$work/installed" || rm -f "$old"
@@ -296,9 +286,6 @@ uninstall() {
     fi
     if [ -f "$LISTED" ]; then
         while read -r file; do rm -f "$file"; done < "$LISTED"
-        for folder in "$LOCAL/lib/systemd/system/s5jtd.service.d" "$LOCAL/lib/systemd/system/s5jtd-api.service.d"; do
-            rmdir "$folder" 2>/dev/null || true
-        done
     fi
     rm -rf "$PREFIX"
     ! has_systemd || { systemctl daemon-reload; systemctl reset-failed s5jtd.service s5jtd-api.service 2>/dev/null || true; }

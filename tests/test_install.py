@@ -49,8 +49,11 @@ def test_the_drop_in_names_volumes_and_credentials_and_requires_nothing():
         r"After=mnt-volume\x2d01.mount",
         "[Service]",
         'ReadWritePaths="-/mnt/my 100%%"',
+        'NoExecPaths="-/mnt/my 100%%"',
         "ReadWritePaths=-/mnt/volume-01",
+        "NoExecPaths=-/mnt/volume-01",
         "ReadWritePaths=-/srv",
+        "NoExecPaths=-/srv",
         "LoadCredential=cloud:/etc/s5jtd/credentials.d/cloud",
         "SetCredential=cloud:# missing",
     ]

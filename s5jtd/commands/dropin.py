@@ -17,6 +17,7 @@ from s5jtd.s3.credentials import CREDENTIALS_FOLDER
 from s5jtd.volumes.probe import fstab_points, unit_name
 
 FILE = Path("/etc/systemd/system/s5jtd.service.d/10-site.conf")
+_RIGHTS = ("ReadWritePaths", "NoExecPaths")
 #: Given where there is no file; systemd takes no empty one.  A comment in the format of these files.
 NONE = "# missing"
 #: What the unit shows empty; nothing there can be a volume.
@@ -76,8 +77,9 @@ def render(config: Config, config_path: Path) -> str:
         ]
     lines += [
         "[Service]",
-        "# Where it may write besides its own folders.  What is not there at the start may come later.",
-        *(f"ReadWritePaths={_quoted(path)}" for path in _writable(config)),
+        "# Where it may write besides its own folders, and run nothing.  What is not there at the start",
+        "# may come later.",
+        *(f"{name}={_quoted(path)}" for path in _writable(config) for name in _RIGHTS),
     ]
     if names := sorted(set(_credentials(config))):
         lines += [

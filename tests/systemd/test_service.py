@@ -123,6 +123,7 @@ def test_the_sandbox_holds(port: int) -> None:
         assert code(f"{inside} touch {path}") != 0, path
     # Even root could not write there in these namespaces.
     assert code(f"nsenter -t {pid} -m touch /etc/x") != 0
+    assert code(f"nsenter -t {pid} -m touch /usr/x") != 0
     for folder in (STATE, *VOLUMES):
         assert code(f"{inside} touch {folder}/x && {inside} rm {folder}/x") == 0, folder
     sh(f"{inside} cp /bin/true {VOLUMES[0]}/true")
@@ -135,12 +136,13 @@ def test_the_sandbox_holds(port: int) -> None:
 
 
 def test_the_journal_can_be_read_and_searched(port: int) -> None:
-    records = journal("S5JT_JOB=archive")
+    this_life = f"_SYSTEMD_INVOCATION_ID={sh('systemctl show -P InvocationID s5jtd').strip()}"
+    records = journal(this_life, "S5JT_JOB=archive")
 
     assert {"scan_finished", "chunk_staged", "chunk_pushed"} <= {one["S5JT_EVENT"] for one in records}
     assert all(len(one["MESSAGE_ID"]) == 32 for one in records)
     assert all(one["_SYSTEMD_UNIT"] == "s5jtd.service" for one in records)
-    assert not journal("PRIORITY=3")
+    assert not journal(this_life, "PRIORITY=3")
 
 
 def test_a_good_reload_holds_and_a_bad_one_is_refused_aloud(port: int) -> None:
