@@ -137,6 +137,7 @@ def after_error(
         health,
         state=EndpointState.DOWN if is_down else EndpointState.DEGRADED,
         failures=failures,
+        pace=None if is_down else health.pace,  # what comes back has its whole share again
         last_error=str(error)[:_ERROR_LENGTH_MAX],
         hint=error.hint,
         probe_at=now + pause,
@@ -363,7 +364,7 @@ class Endpoints:
         """Those to be probed now, marked so that no other thread probes them meanwhile."""
         with self._lock:
             now = self._monotonic()
-            due = [e for e in self._endpoints if not e.is_probed and (at_once or e.health.probe_at <= now)]
+            due = [e for e in self._endpoints if at_once or (not e.is_probed and e.health.probe_at <= now)]
             for endpoint in due:
                 endpoint.is_probed = True
             return due

@@ -194,7 +194,8 @@ class Pull:
             )  # fmt: skip
             went = trial(work.by_name, work.outcomes, run.end, run_started)
             self._tuner.learn(lane, choice, went)
-            job.source.endpoints.ran(endpoint, went.pace)
+            if went.objects and not went.trouble:  # what failed says nothing of speed
+                job.source.endpoints.ran(endpoint, went.pace)
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)
             self._seal(work, settled)

@@ -273,7 +273,8 @@ class Push:
         )  # fmt: skip
         went = trial(items, outcomes, run.end, started)
         self._tuner.learn(lane, choice, went)
-        job.destination.endpoints.ran(endpoint, went.pace)
+        if went.objects and not went.trouble:  # what failed says nothing of speed
+            job.destination.endpoints.ran(endpoint, went.pace)
         return run
 
 
