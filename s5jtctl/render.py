@@ -92,7 +92,7 @@ def explain(reply: Reply, look: Look) -> list[str]:
     lines += [
         f"{safe(line['at'])}  {safe(line['what'])}{_aside(line['detail'])}" for line in reply["story"]
     ] or ["nothing has happened to it yet"]
-    if reply["failures"]:
+    if reply["failures"] and not any(line["what"] == "failed" for line in reply["story"]):
         rows = [
             [
                 safe(each["at"]),

@@ -15,6 +15,10 @@ _TO_GO = ("seen", "pulling", "staged", "pushing")
 # What needs a person comes first; a state from a newer daemon is shown before all, rather than hidden.
 _JOB_ORDER = ("failed", "blocked", "paused", "running", "idle")
 _VOLUME_ORDER = ("failed", "missing", "foreign", "readonly", "full", "draining", "online")
+#: Codes of problems that `verdict` has told already where it said these words.
+_TOLD = {"endpoint_down": " endpoint ", "volume_": "volume ", "objects_parked": " parked in "}
+#: One line is read on a pager.
+_SAID_MAX = 6
 _ENDPOINT_ORDER = ("down", "degraded", "unknown", "up")
 
 
@@ -72,9 +76,13 @@ def verdict(reply: Status) -> tuple[Level, str]:
         for endpoint in reply["endpoints"]
         if endpoint["state"] in ("down", "degraded")
     ]
-    warning += [problem["message"] for problem in reply["problems"]]
+    # What was said of jobs, volumes and endpoints above is not said twice.
+    told = tuple(code for code, said in _TOLD.items() if any(said in words for words in critical + warning))
+    warning += [one["message"] for one in reply["problems"] if not one["code"].startswith(told)]
     if critical or warning:
-        return Level.CRITICAL if critical else Level.WARNING, safe("; ".join(critical + warning))
+        words = [*critical, *warning]
+        more = [f"and {len(words) - _SAID_MAX} more"] if len(words) > _SAID_MAX else []
+        return Level.CRITICAL if critical else Level.WARNING, safe("; ".join([*words[:_SAID_MAX], *more]))
     to_go = sum(_sum(job["objects"], _TO_GO) for job in reply["jobs"])
     jobs = len(reply["jobs"])
     return Level.OK, f"{jobs} job{'' if jobs == 1 else 's'}, {units.count(to_go)} objects to go"

@@ -326,6 +326,7 @@ def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> protocol.Explan
         *_seen(row),
         *(line for past in found["past"] for line in _past(row, past)),
         *(line for chunk in found["chunk"] for line in _aboard(row, chunk)),
+        *(line for failure in found["failures"] for line in _failed(failure)),
         *_ended(row),
     ]
     return {
@@ -381,6 +382,15 @@ def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[protocol.S
         )  # fmt: skip
         lines += _line(chunk["pushing_at_ms"], "pushing", f"to {chunk['push_endpoint'] or 'the destination'}")
     return lines
+
+
+def _failed(failure: Mapping[str, Any]) -> list[protocol.StoryLine]:
+    """An attempt that came to nothing, in its place in the story."""
+    way = "from" if failure["step"] == "pull" else "to"
+    where = f"{failure['step']} {way} {failure['endpoint'] or 'no endpoint'}"
+    if failure["volume"]:
+        where += f" by way of {failure['volume']}"
+    return _line(failure["at_ms"], "failed", f"{where}: {failure['code']}: {failure['message']}")
 
 
 def _ended(row: Mapping[str, Any]) -> list[protocol.StoryLine]:

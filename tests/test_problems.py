@@ -16,7 +16,7 @@ from s5jtd import protocol
 from s5jtd.events import PROBLEMS
 from s5jtd.problems import Problems
 from tests.appliance import Appliance, side, some_objects, until
-from tests.chaos import Chaos, Header
+from tests.chaos import Chaos, Header, Refuse
 from tests.servers import Server
 
 
@@ -129,3 +129,44 @@ def test_every_problem_of_the_issue_of_a_watch_is_in_the_table() -> None:
         "evidence_below_policy",
     }  # fmt: skip
     assert wanted <= set(PROBLEMS)
+
+
+def test_endpoints_are_checked_when_asked_and_an_object_tells_over_which_it_came(
+    appliance: Appliance, moto: Server
+) -> None:
+    """One endpoint lists and gives no object; the other does both, and a third is not there at all."""
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, {b"k": b"bytes"})
+    with Chaos(moto.url) as bad:
+        bad.add(Refuse("InternalError", key="k", method="GET"))
+        source = {**side(moto, here), "endpoints": [bad.url, moto.url]}
+        appliance.configure({"name": "a", "source": source, "destination": side(moto, there)})
+        appliance.start()
+        appliance.settled()
+
+        story = appliance.ask("object.explain", job="a", key="k")
+        told = [(line["what"], line["detail"]) for line in story["story"]]
+        assert [line["at"] for line in story["story"]] == sorted(line["at"] for line in story["story"])
+        assert told[-1][0] == "delivered"
+        pulled = next(detail for what, detail in told if what == "pulling")
+        failed = [detail for what, detail in told if what == "failed"]
+        assert moto.url in pulled or bad.url in pulled
+        for detail in failed:
+            assert detail.startswith(f"pull from {bad.url} by way of volume-")
+        if failed:
+            assert moto.url in pulled
+
+        checked = appliance.ask("endpoint.check")["endpoints"]
+        assert [row["state"] != "down" for row in checked] == [True, True, True]
+        assert all(row["checked_at"] for row in checked)
+        bad.pause()
+        states = {row["url"]: row["state"] for row in appliance.ask("endpoint.check", job="a")["endpoints"]}
+        assert states[bad.url] in ("degraded", "down")
+        assert states[moto.url] == "up"
+        errors = {row["url"]: row["errors"] for row in appliance.ask("endpoint.list")["endpoints"]}
+        assert errors[bad.url] >= 1
+        bad.resume()
+        until(
+            lambda: {row["state"] for row in appliance.ask("endpoint.check")["endpoints"]} == {"up"},
+            "the endpoint's return",
+        )
