@@ -310,7 +310,6 @@ def test_a_wrong_value_of_a_job_is_answered_on_its_line(given, message):
         ("storage_class: cold", "storage_class: must be a storage class"),
         ("acl: everybody", "acl: must be 'private', "),
         ("sse: AES512", "sse: must be 'AES256' or 'aws:kms', not 'AES512'"),
-        ("directory: /data", "bucket: does not go with the keys beside it"),
         ("directory:", "directory: does not go with the keys beside it"),
         ("sse: {kms_key: x}", "sse.kms_key: unknown key; did you mean kms_key_id?"),
         ("credentials: {}", "credentials: must be exactly one of {profile: NAME}"),
@@ -331,6 +330,12 @@ def test_a_wrong_value_of_a_side_is_answered_on_its_line(given, message):
     assert any(f": jobs[0].destination.{message}" in line for line in lines), lines
     assert any(line.startswith("9: ") for line in lines)
     assert "hidden" not in "".join(lines)
+
+
+def test_a_bucket_and_a_folder_do_not_go_together():
+    assert refused(f"{GOOD}      directory: /data\n") == [
+        "8: jobs[0].destination.bucket: does not go with the keys beside it"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -484,6 +484,9 @@ class Direct:
     def __init__(self, server: Callable[[Asked], Reply]) -> None:
         self.server = server
 
+    def own_listing(self, *_: object) -> None:
+        return None
+
     @contextlib.contextmanager
     def stream(
         self, method: str, key: bytes | None, query: Mapping[str, str | bytes]
