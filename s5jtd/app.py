@@ -21,6 +21,7 @@ from s5jtd.control.verbs import verbs
 from s5jtd.controls import Controls
 from s5jtd.crew import Crew, volume_of
 from s5jtd.daemon import Inbox, Reload, Stop
+from s5jtd.engine.choice import Engines
 from s5jtd.engine.contract import Engine
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
@@ -31,6 +32,7 @@ from s5jtd.jobs import build_job, timetables
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.ledger.upkeep import Ballast
 from s5jtd.link.line import Line
 from s5jtd.link.tuning import Tuner
@@ -102,12 +104,14 @@ class App:
         self.meter = Meter()
         self.line = Line(config.state_dir, timetables(config))
         self.tuner = Tuner(lambda: self.config.limits.workers, self.line.rate)
-        self.engine: Engine = _engine(self.line)
+        self.engines = _engines(self.line)
+        self.engine: Engine = FolderEngine(self.engines)
         ignore_lease_breaks()
         self._ballast = Ballast(config.state_dir)
         lasting = ONCE_SECONDS if once else math.inf
         patience = Patience(self._ballast, self.problems, self.ending, lasting_seconds_max=lasting)
         self.ledger = open_ledger(config.state_dir / "ledger.db", self._ballast, patience)
+        self.unfinished = Unfinished(self.ledger.database, on_blocked=patience)
         key = load_key(config.state_dir)
         volumes = [volume_of(one, key) for one in volumes_now(config, self.ledger.views)]
         self.pool = Pool(volumes, self.ledger, self.problems)
@@ -176,7 +180,7 @@ class App:
             Upkeep(self.ledger, self._ballast, self.problems, self.bell, self.ending), critical=False
         )
         self.hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
-        self.hire_one(Sweep(self.job_list, self.ledger), critical=False)
+        self.hire_one(Sweep(self.job_list, self.ledger, self.unfinished), critical=False)
         self.hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
         self.hire_one(self._reporter, critical=True)
         self.hire_one(self._metrics, critical=False)
@@ -188,6 +192,7 @@ class App:
             ),
             critical=False,
         )  # fmt: skip
+        self._crew.hire_movers()
         for volume in self.pool.volumes:
             self._crew.hire(volume)
 
@@ -406,10 +411,12 @@ class App:
         return end
 
 
-def _engine(line: Line) -> Engine:
-    engine = S5cmd(ways=line.open)
-    engine.check()
-    return FolderEngine(engine)
+def _engines(line: Line) -> Engines:
+    engines = Engines(
+        S5cmd(ways=line.open), line.open, lambda direction, size: line.budget(direction).draw(size)
+    )
+    engines.s5cmd.check()
+    return engines
 
 
 def lock_state_dir(state_dir: Path) -> int:

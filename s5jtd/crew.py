@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 from s5jtd.config import VolumeConfig
 from s5jtd.ledger.database import BACKUPS
+from s5jtd.ledger.direct import DirectBook
 from s5jtd.model import Direction
 from s5jtd.pool import Watch
+from s5jtd.stages.direct import Direct, Shared
 from s5jtd.stages.keepsake import KeepCopy
 from s5jtd.stages.pull import Pull
 from s5jtd.stages.push import Push
 from s5jtd.stages.recover import Recover
 from s5jtd.stages.release import Release
+from s5jtd.stages.streaming import Memory
 from s5jtd.volumes.volume import Volume
 from s5jtd.worker import Stage, Worker
 
@@ -51,6 +54,18 @@ class Crew:
         self._stages[volume.name] = list(self._stages_of(volume))
         return [self._app.hire_one(stage, critical=False) for stage in self._stages[volume.name]]
 
+    def hire_movers(self) -> None:
+        """Those who need no volume."""
+        app, shared = self._app, Shared(Memory())
+        book = DirectBook(app.ledger.database, on_blocked=app.ledger.on_blocked)
+        for slot in range(1, SLOTS + 1):
+            mover = Direct(
+                slot, shared, jobs=app.job_list, ledger=app.ledger, book=book, unfinished=app.unfinished,
+                engine=app.engines, asking=self._asking, meter=app.meter, bell=app.bell, tuner=app.tuner,
+                halted=lambda job: any(app.halted(job, one) for one in Direction),
+            )  # fmt: skip
+            app.hire_one(mover, critical=False)
+
     def add(self, config: VolumeConfig) -> None:
         """A volume came: it is attached by its own watch, as one that returns is."""
         if self._app.ending.is_set():
@@ -78,8 +93,9 @@ class Crew:
             yield self._pull(slot, volume)
             yield Push(
                 slot, volume, jobs=app.jobs, ledger=app.ledger, pool=app.pool, engine=app.engine,
-                asking=self._asking, meter=app.meter, problems=app.problems, bell=app.bell,
-                tuner=app.tuner, halted=partial(app.halted, direction=Direction.PUSH),
+                asking=self._asking, unfinished=app.unfinished, meter=app.meter,
+                problems=app.problems, bell=app.bell, tuner=app.tuner,
+                halted=partial(app.halted, direction=Direction.PUSH),
             )  # fmt: skip
         yield Release(volume, app.ledger, app.pool, app.bell)
         yield KeepCopy(volume, app.pool, app.config.state_dir / BACKUPS, app.ending)
@@ -88,8 +104,9 @@ class Crew:
         app = self._app
         return Pull(
             slot, volume, jobs=app.jobs, ledger=app.ledger, pool=app.pool, engine=app.engine,
-            hashing=self._hashing[volume.name], meter=app.meter, problems=app.problems, bell=app.bell,
-            tuner=app.tuner, halted=partial(app.halted, direction=Direction.PULL),
+            hashing=self._hashing[volume.name], unfinished=app.unfinished, meter=app.meter,
+            problems=app.problems, bell=app.bell, tuner=app.tuner,
+            halted=partial(app.halted, direction=Direction.PULL),
         )  # fmt: skip
 
     def _puller(self, volume: Volume) -> Pull:

@@ -39,6 +39,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "bandwidth_order_lost": Event(
             "warning", "what an operator ordered with `s5jtctl bandwidth` cannot be read; the config holds"
         ),
+        "batch_streamed": Event(
+            "info", "some objects of a job in direct mode came to their end; `objects` of `of` are delivered"
+        ),
         "bytes_differ": Event(
             "warning",
             "bytes that came from an endpoint, or went to one, are not those of the source; `objects` travel"
@@ -57,6 +60,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "info", "nothing of a chunk that was being pulled could be kept; its objects are pulled again"
         ),
         "chunk_pushed": Event("info", "a push of a chunk came to its end; `objects` of `of` are delivered"),
+        "chunk_put_off": Event(
+            "info", "the transfer of a large object broke off; it goes on later from where it is"
+        ),
         "chunk_salvaged": Event(
             "info", "what an earlier life had pulled of a chunk was checked, and kept where it matched"
         ),
@@ -160,6 +166,11 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "the control socket could not be given to its group; only its owner may use it"
         ),
         "verb_failed": Event("error", "answering a request failed unexpectedly; the client was told so"),
+        "tags_not_readable": Event(
+            "warning",
+            "a source refuses to show tags, so objects travel without them: allow s3:GetObjectTagging, or"
+            " leave `tags` out of the job's `preserve`",
+        ),
         "uploads_aborted": Event(
             "info", "multipart uploads that s5cmd began and nobody would end were aborted"
         ),

@@ -27,7 +27,7 @@ from s5jtd.s3.client import S3Client
 from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource, write_shared_file
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.s3.transport import Link as Transport
-from s5jtd.stages.job import Folder, Job, Link
+from s5jtd.stages.job import Folder, Job, Link, Tagging
 
 
 def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path, known_id: int | None = None) -> Job:
@@ -117,7 +117,10 @@ def build_link(
         path = None if found is None else write_shared_file(folder, f"{job_name}.{side}", found)
         return _remote(config, None if endpoint.url == "aws" else endpoint.url, path)
 
-    return Link(side, config.key_prefix, str(config.list_version), endpoints, remote)
+    return Link(
+        side, config.key_prefix, str(config.list_version), endpoints, remote,
+        tagging=Tagging(counted=not config.endpoints),  # AWS itself tells
+    )  # fmt: skip
 
 
 def _client(config: S3Side, url: str | None, provider: CredentialProvider) -> S3Client:
@@ -145,6 +148,7 @@ def _remote(config: S3Side, url: str | None, credentials_file: Path | None) -> R
         ca_bundle=config.tls.ca_bundle,
         proxy=config.proxy,
         bind=config.bind,
+        addressing=config.addressing,
         storage_class=extra.storage_class,
         acl=extra.acl,
         sse=extra.sse_algorithm,

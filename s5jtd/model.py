@@ -65,6 +65,18 @@ CONTENT_HEADERS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Belongings:
+    """What an object has besides its bytes and takes along; only what is not as S3 has it by itself."""
+
+    content: Mapping[str, str] = field(default_factory=dict)  #: of CONTENT_HEADERS
+    metadata: Mapping[str, str] = field(default_factory=dict)  #: user metadata, names without the prefix
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.content or self.metadata or self.tags)
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """One object as HEAD shows it."""
 
@@ -82,6 +94,7 @@ class Head:
     storage_class: str | None = None
     content: Mapping[str, str] = field(default_factory=dict)  #: of CONTENT_HEADERS, what was set
     metadata: Mapping[str, str] = field(default_factory=dict)  #: x-amz-meta-*, names without the prefix
+    tags_count: int | None = None  #: None where not said; of AWS that means none
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,9 @@ class SinglePass:
             objects, _ = self._ledger.views.counters(job.id)
             if objects["pulling"] or objects["pushing"]:
                 return False
-            dead_pull = not job.source.endpoints.available() or not self._pool.taking_pulls()
             dead_push = not job.destination.endpoints.available()
+            no_way_on = dead_push if job.config.mode == "direct" else not self._pool.taking_pulls()
+            dead_pull = not job.source.endpoints.available() or no_way_on
             if (objects["seen"] and not dead_pull) or (objects["staged"] and not dead_push):
                 return False
         return time.monotonic() - self._began > DEAD_SECONDS

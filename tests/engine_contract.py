@@ -20,7 +20,18 @@ from pathlib import Path
 
 import pytest
 
-from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
+from s5jtd.engine.contract import (
+    Batch,
+    End,
+    Engine,
+    Failure,
+    Outcome,
+    Preference,
+    Remote,
+    Run,
+    Transfer,
+    Uploads,
+)
 from s5jtd.model import Direction
 from tests.chaos import Bandwidth, Chaos, Refuse, Stall
 from tests.filesystems import tmpfs
@@ -74,6 +85,8 @@ class Stand:
         *,
         stop: Callable[[], bool] = lambda: False,
         workers: int = 4,
+        preference: Preference = "s5cmd",
+        uploads: Uploads | None = None,
         **remote,
     ) -> Result:
         result = Result(Run(End.EXITED, None))
@@ -97,6 +110,8 @@ class Stand:
             self.data_fd,
             Path(f"/proc/self/fd/{self.folder_fd}/{direction}.batch"),
             workers,
+            preference=preference,
+            uploads=uploads,
         )
         result.run = self.engine.run(batch, on_outcome=on_outcome, on_progress=on_progress, stop=stop)
         return result

@@ -84,7 +84,11 @@ def test_what_is_left_out_has_its_default(monkeypatch):
     assert (only.mode, only.engine, only.scan_every, only.attempts) == ("staged", "s5cmd", 60.0, 8)
     assert (only.chunk.bytes, only.chunk.objects) == (2**30, 1000)
     assert (only.evidence.minimum, only.evidence.otherwise) == (Evidence.ETAG, "readback")
-    assert (only.skip_existing, only.sha256, only.preserve) == ("proven", False, ())
+    assert (only.skip_existing, only.sha256, only.preserve) == (
+        "proven",
+        False,
+        ("content", "metadata", "tags"),
+    )
     source = source_of(only)
     assert (source.prefix, source.region, source.credentials) == ("", None, None)
     assert destination_of(only).endpoints == ()

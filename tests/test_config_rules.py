@@ -35,17 +35,7 @@ EXAMPLE = Path(__file__).parent.parent / "etc" / "config.yaml"
 # What is not built yet
 
 #: For each row that is refused: what asks for it, and its value in the message.
-ASKING = {
-    "jobs[].source.bucket=arn:*": ("source", {"bucket": "arn:aws:s3:eu-west-1:123456789012:accesspoint/a"}),
-    "jobs[].destination.bucket=arn:*": (
-        "destination",
-        {"bucket": "arn:aws:s3-outposts:eu-west-1:123456789012:outpost/op-1/accesspoint/a"},
-    ),
-    "jobs[].destination.stamp": ("destination", {"bucket": "cloud", "stamp": True}),
-    "jobs[].mode": ("mode", "direct"),
-    "jobs[].engine": ("engine", "native"),
-    "jobs[].preserve": ("preserve", ["content"]),
-}
+ASKING: dict[str, tuple[str, object]] = {}
 
 
 def _config_asking(row):
@@ -86,12 +76,18 @@ def test_a_key_whose_feature_is_missing_may_have_its_default():
     text = GOOD + (
         "      stamp: no\n      bind: null\n"
         "    mode: staged\n    engine: s5cmd\n    order: key\n    include: []\n"
-        "    exclude: []\n    preserve: []\n"
+        "    exclude: []\n    preserve: [content, metadata, tags]\n"
         "    min_size:\n    max_size: null\n    min_age: ~\n    max_age:\n"
         "limits: {bandwidth: {pull: null, push: []}}\nreports: {upload: null}\n"
     )
 
     assert loaded(text) == loaded(GOOD)
+
+
+def test_a_limit_that_a_direct_job_would_not_keep_to_is_refused():
+    [told] = refused(GOOD + "    mode: direct\nlimits: {bytes_per_day: 1TiB}\n")
+
+    assert "job archive is direct" in told
 
 
 def test_a_value_that_is_none_is_told_once():

@@ -118,7 +118,8 @@ class Site:
             nothing: Any = None
             return Pull(
                 1, volume, jobs=lambda: jobs, ledger=self.ledger, pool=nothing, engine=nothing,
-                hashing=nothing, meter=nothing, problems=self.problems, bell=nothing, tuner=nothing,
+                hashing=nothing, unfinished=nothing, meter=nothing, problems=self.problems,
+                bell=nothing, tuner=nothing,
                 halted=lambda _job: False,
             )  # fmt: skip
 

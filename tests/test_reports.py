@@ -171,11 +171,12 @@ def test_what_the_destination_holds_already_is_found_and_not_moved(
 def test_parked_objects_make_a_pass_partial_and_a_retry_is_told_by_itself(
     appliance: Appliance, moto: Server, chaos: Chaos
 ) -> None:
-    """One key cannot be named, another arrives damaged each time; both say why."""
-    here, there = moto.new_bucket(), moto.new_bucket()
-    moto.fill(here, {b"good": b"1" * 100, b"a folder/": b"", b"poison": b"2" * 100})
+    """One name would be too long, another object arrives damaged each time; both say why."""
+    here, there, long = moto.new_bucket(), moto.new_bucket(), "k" * 1024
+    moto.fill(here, {b"good": b"1" * 100, long.encode(): b"", b"poison": b"2" * 100})
     chaos.add(Flip(method="GET", key="poison"))
-    appliance.configure(job(side(moto, here, url=chaos.url), side(moto, there), attempts=1, scan_every="1h"))
+    sides = side(moto, here, url=chaos.url), side(moto, there, "below/")
+    appliance.configure(job(*sides, attempts=1, scan_every="1h"))
     appliance.start()
 
     (report,) = until(lambda: reports(appliance), "the report")
@@ -189,10 +190,10 @@ def test_parked_objects_make_a_pass_partial_and_a_retry_is_told_by_itself(
     assert report["checksum_verification"]["errors"] == 1
     assert report["checksum_verification"]["verified"] is False
     by_key = {one["key"]: one for one in report["objects"]}
-    assert by_key.keys() == {"good", "a folder/", "poison"}
+    assert by_key.keys() == {"good", long, "poison"}
     assert by_key["poison"]["error"].startswith("source_mismatch: ")
-    assert "s5cmd" in by_key["a folder/"]["error"]
-    for key in ("poison", "a folder/"):
+    assert "1030 bytes" in by_key[long]["error"]
+    for key in ("poison", long):
         assert by_key[key]["delivered_at"] is by_key[key]["evidence"] is by_key[key]["seconds"] is None
 
     chaos.clear()

@@ -95,6 +95,7 @@ def delivered(
     *,
     source: dict[str, Any] | None = None,
     destination: dict[str, Any] | None = None,
+    top: dict[str, Any] | None = None,
     **more: Any,
 ) -> Scene:
     here, there = server.new_bucket(), server.new_bucket()
@@ -106,7 +107,7 @@ def delivered(
         "scan_every": "1h",  # what happens is the resync's doing
         **more,
     }
-    appliance.configure(job)
+    appliance.configure(job, **(top or {}))
     appliance.start()
     appliance.settled()
     released(appliance)
@@ -242,17 +243,17 @@ def test_what_the_ledger_does_not_know_is_taken_in_as_found_or_to_travel(
 ) -> None:
     scene = delivered(appliance, moto, some(2))
     appliance.ask("job.pause", job="archive")
-    moto.fill(scene.here, {b"both": b"same", b"here": b"only", b"other": b"this", b"un\nmovable": b"x"})
+    moto.fill(scene.here, {b"both": b"same", b"here": b"only", b"other": b"this", b"new\nline": b"x"})
     moto.fill(scene.there, {b"both": b"same", b"other": b"that"})
 
     answer = scene.resync()
 
-    assert marks(answer) == {"here": "+", "other": "*", "un\nmovable": "+"}
+    assert marks(answer) == {"here": "+", "other": "*", "new\nline": "+"}
     assert totals(same=3, missing=2, different=1) == answer["totals"]
-    assert answer["rearmed"] == 2
-    assert appliance.counted() == {"delivered": 3, "seen": 2}
+    assert answer["rearmed"] == 3
+    assert appliance.counted() == {"delivered": 3, "seen": 3}
     assert scene.row(b"both")["object"]["push_evidence"] == "etag"
-    assert totals(same=3, under_way=2, missing=1) == scene.resync()["totals"]
+    assert totals(same=3, under_way=3) == scene.resync()["totals"]
 
 
 def test_what_is_on_its_way_is_left_alone_and_counted_apart(appliance: Appliance, moto: Server) -> None:
@@ -272,14 +273,15 @@ def test_what_is_on_its_way_is_left_alone_and_counted_apart(appliance: Appliance
 def test_a_parked_object_stays_parked_unless_both_sides_prove_to_hold_it(
     appliance: Appliance, moto: Server
 ) -> None:
-    scene = delivered(appliance, moto, some(1) | {b"a/": b"1", b"b/": b"2", b"c/": b"3"})
+    large = {key: key * 100_000 for key in (b"a", b"b", b"c")}
+    scene = delivered(appliance, moto, some(1) | large, top={"limits": {"largest_object": "50KiB"}})
     assert appliance.counted() == {"delivered": 1, "parked": 3}
-    moto.fill(scene.there, {b"a/": b"1", b"b/": b"X"})
+    moto.fill(scene.there, {b"a": large[b"a"], b"b": b"X"})
 
     answer = scene.resync()
 
-    assert marks(answer) == {"b/": "*", "c/": "+"}
-    assert all("parked: unmovable" in entry["detail"] for entry in answer["entries"])
+    assert marks(answer) == {"b": "*", "c": "+"}
+    assert all("parked: " in entry["detail"] for entry in answer["entries"])
     assert appliance.counted() == {"delivered": 2, "parked": 2}
     assert "resync_differences" not in scene.problems()
 

@@ -76,23 +76,43 @@ def test_what_the_destination_holds_already_does_not_travel(appliance: Appliance
     assert digests(objects) == contents(moto, there)
 
 
-def test_every_key_that_s5cmd_can_name_arrives_under_its_own_name(appliance: Appliance, moto: Server) -> None:
-    """Those it cannot name are parked with a reason, and take nothing else with them."""
+def test_every_key_arrives_under_its_own_name(appliance: Appliance, moto: Server) -> None:
+    """Also those that s5cmd cannot name: markers of folders, and keys that hold a newline."""
     here, there = moto.new_bucket(), moto.new_bucket()
     objects = {key: b"bytes of %d" % n for n, key in enumerate(ODD_KEYS)}
-    unnameable = {b"a folder/": b"", b"new\nline": b"x"}
-    moto.fill(here, objects | unnameable)
-    # One byte longer than S3 allows, once the destination's prefix stands before it.
+    objects |= {b"a folder/": b"", b"new\nline": b"x", b"/": b"root", b"\n": b"y"}
+    moto.fill(here, objects)
+    appliance.configure(job(moto, here, moto, there))
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+
+    assert digests(objects) == contents(moto, there)
+
+
+def test_the_native_engine_moves_all_where_the_job_prefers_it(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = some_objects(60) | {b"large": hashlib.shake_128(b"x").digest(18 << 20)}
+    moto.fill(here, objects)
+    appliance.configure(job(moto, here, moto, there, engine="native"))
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+
+    assert digests(objects) == contents(moto, there)
+
+
+def test_a_name_that_is_too_long_is_parked_with_a_reason(appliance: Appliance, moto: Server) -> None:
+    """It takes nothing else with it."""
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, {b"k" * 1024: b"x", b"short": b"y"})
     config = job(moto, here, moto, there)
+    config["destination"]["prefix"] = "p/"
     appliance.configure(config)
 
     assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
 
-    named = {key: body for key, body in objects.items() if not key.endswith(b"/") and b"\n" not in key}
-    assert digests(named) == contents(moto, there)
-    parked = parked_reasons(appliance)
-    assert {key.decode() for key in (objects | unnameable).keys() - named.keys()} == parked.keys()
-    assert all("s5cmd" in reason for reason in parked.values()), parked
+    assert contents(moto, there) == digests({b"p/short": b"y"})
+    (reason,) = parked_reasons(appliance).values()
+    assert "1026 bytes" in reason
 
 
 def parked_reasons(appliance: Appliance) -> dict[str, str]:
@@ -266,8 +286,10 @@ def test_a_changed_object_travels_again(appliance: Appliance, moto: Server) -> N
 
 def test_a_dry_run_shows_what_would_travel_and_changes_nothing(appliance: Appliance, moto: Server) -> None:
     here, there = moto.new_bucket(), moto.new_bucket()
-    moto.fill(here, {b"a": b"1", b"b/": b""})
-    appliance.configure(job(moto, here, moto, there))
+    moto.fill(here, {b"a": b"1", b"b" * 1024: b""})
+    config = job(moto, here, moto, there)
+    config["destination"]["prefix"] = "below/"  # which makes the longest name too long
+    appliance.configure(config)
 
     shown = appliance.command("run", "--dry-run")
 

@@ -14,7 +14,7 @@ import click
 
 from s5jtd import log
 from s5jtd.config import Config, JobConfig
-from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.engine.choice import Engines
 from s5jtd.errors import Exit
 from s5jtd.jobs import build_job
 from s5jtd.ledger.spool import Spool
@@ -58,7 +58,7 @@ def _show_job(config: Config, job_config: JobConfig, *, as_json: bool) -> None:
         ledger = _ledger_to_look_at(config, Path(folder))
         try:
             job = build_job(job_config, ledger, Path(folder))
-            look = _Look(job, ledger, Scan(job, ledger, S5cmd(), asking, Problems(), Bell()), count)
+            look = _Look(job, ledger, Scan(job, ledger, Engines(), asking, Problems(), Bell()), count)
             for one, why in look.lines():
                 count[why] += 1
                 size += one.size if why in _TRAVELS else 0

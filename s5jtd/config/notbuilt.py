@@ -15,20 +15,9 @@ from s5jtd.config.rules import Problem
 from s5jtd.config.schema import field_at
 from s5jtd.config.tree import KeyPath, Node, children, plain
 
-_NO_ARN = "this version knows buckets by name only"
-
 #: Key path -> what this version does instead.  A key is refused where its value is not its
 #: default; after `=` a pattern names the values that are refused.
-NOT_BUILT: Mapping[str, str] = MappingProxyType(
-    {
-        "jobs[].source.bucket=arn:*": _NO_ARN,
-        "jobs[].destination.bucket=arn:*": _NO_ARN,
-        "jobs[].destination.stamp": "this version adds no metadata of its own; leave it out",
-        "jobs[].mode": "this version moves objects only through volumes (mode: staged)",
-        "jobs[].engine": "this version moves objects only with s5cmd (engine: s5cmd)",
-        "jobs[].preserve": "this version carries the bytes and the key of an object; leave it out",
-    }
-)
+NOT_BUILT: Mapping[str, str] = MappingProxyType({})
 
 
 def not_built(tree: Node) -> Iterator[Problem]:

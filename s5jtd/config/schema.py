@@ -50,13 +50,19 @@ class JobConfig(Section):
     order: Literal["key", "oldest", "newest", "smallest", "largest"] = "key"
     scan_every: v.ScanInterval = Field(default=60.0, serialization_alias="scan_every_seconds")
     chunk: Chunk = Chunk()
-    #: The promised default is all three; it stays empty until `preserve` leaves `notbuilt`, so that
-    #: what is shown as effective is what happens.
-    preserve: Annotated[tuple[Literal["content", "metadata", "tags"], ...], AfterValidator(v.unique)] = ()
+    preserve: Annotated[tuple[Literal["content", "metadata", "tags"], ...], AfterValidator(v.unique)] = (
+        "content",
+        "metadata",
+        "tags",
+    )
     evidence: EvidencePolicy = EvidencePolicy()
     sha256: bool = False
     skip_existing: Literal["proven", "size", "never"] = "proven"
     attempts: int = Field(default=8, ge=1, le=1000)
+    #: A larger object travels alone, and goes on where it broke off.
+    resume_above: Annotated[v.Size, Field(ge=16 * 2**20)] = Field(
+        default=256 * 2**20, serialization_alias="resume_above_bytes"
+    )
 
     @model_validator(mode="after")
     def _limits_leave_room(self) -> Self:

@@ -140,9 +140,13 @@ def classify(message: str) -> Failure:
     statuses = _STATUS.findall(message)
     if not statuses:
         return _without_answer(message, code[1] if code else "")
-    status = int(statuses[-1])
-    if code and code[1] in _BY_CODE:
-        return _BY_CODE[code[1]]
+    return of_answer(code[1] if code else "", int(statuses[-1]))
+
+
+def of_answer(code: str, status: int) -> Failure:
+    """What a server's own answer says: an error's code, and the status that came with it."""
+    if code in _BY_CODE:
+        return _BY_CODE[code]
     if status in {400, 401, 403, 405, 409, 411, 412, 413, 501}:
         return Failure.REFUSED
     if status >= 500 or status in {408, 429}:

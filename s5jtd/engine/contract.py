@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from s5jtd.model import Direction
 
+Preference = Literal["s5cmd", "native", "auto"]
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -31,6 +32,9 @@ class Transfer:
     part_size: int | None = None
     content: Mapping[str, str] = field(default_factory=dict)  #: of model.CONTENT_HEADERS, for a push
     metadata: Mapping[str, str] = field(default_factory=dict)  #: user metadata, for a push
+    tags: Mapping[str, str] = field(default_factory=dict)  #: for a push
+    #: What of it was moved is kept where a run ends before it does, so that the next goes on from there.
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,38 @@ class Remote:
     ca_bundle: Path | None = None
     proxy: str | None = None
     bind: str | None = None  #: local address or interface to leave from
+    addressing: Literal["auto", "path", "virtual"] = "auto"
     storage_class: str | None = None
     acl: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
     directory: Path | None = None  #: a folder on this machine, and no bucket
     begun_mark: Path | None = None  #: a file that is there once that folder was written to
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A multipart upload that was begun, as far as is known on our side."""
+
+    upload_id: str
+    part_size: int  #: bytes
+    parts: Mapping[int, str]  #: number -> the ETag it was taken in with, without quotes
+
+
+class Uploads(Protocol):
+    """Where multipart uploads are remembered, durably; every call may come from any thread."""
+
+    def recall(self, name: str) -> Upload | None:
+        """The upload of a transfer that an earlier run began."""
+
+    def begin(self, name: str, upload_id: str, part_size: int) -> None:
+        """An upload was begun; whatever was before it for this transfer is nobody's any more."""
+
+    def part(self, name: str, upload_id: str, number: int, etag: str) -> None:
+        """The server took a part in."""
+
+    def end(self, name: str, upload_id: str) -> None:
+        """There is no such upload any more: it was completed, or the server does not know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,9 @@ class Batch:
     batch_file: Path  #: where the engine may write its command list, e.g. /proc/self/fd/N/pull.batch
     workers: int  #: objects at a time
     parts: int = 4  #: ranges or parts of one object at a time
+    #: Which engine is to carry what several could; what only one can carry goes with that one.
+    preference: Preference = "s5cmd"
+    uploads: Uploads | None = None  #: for a push; None: an upload that does not end is left to the sweep
 
 
 class Failure(StrEnum):
@@ -78,7 +111,17 @@ class Failure(StrEnum):
     SPACE = "space"  #: ENOSPC, EDQUOT on the local side
     UNFIT = "unfit"  #: there is no place for this key in the folder, and waiting makes none
     LOCAL = "local"  #: EIO, EROFS, ENOENT and the like on the local side
+    CHANGED = "changed"  #: the object is another than it was when its transfer began
     OTHER = "other"
+
+
+class TransferFailed(Exception):
+    """A transfer that an engine makes from memory did not succeed."""
+
+    def __init__(self, failure: Failure, message: str) -> None:
+        """`message` as in an `Outcome`."""
+        super().__init__(message)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +163,15 @@ class Way(Protocol):
         """Asked at least once a second; False: the run must end, to begin anew under other limits."""
 
 
+#: Of so many bytes in this direction, how many may move now; if none, after how many seconds to ask again.
+Draw = Callable[[Direction, int], tuple[int, float]]
+
+
+def no_limit(_direction: Direction, wanted: int) -> tuple[int, float]:
+    """All of it, at once."""
+    return wanted, 0.0
+
+
 class Ways(Protocol):
     """Gives ways that keep to the limits of the link and leave from where they should."""
 
@@ -145,6 +197,7 @@ class Engine(Protocol):
         *,
         content: Mapping[str, str] = NO_HEADERS,
         metadata: Mapping[str, str] = NO_HEADERS,
+        tags: Mapping[str, str] = NO_HEADERS,
     ) -> str | None:
         """Why this engine cannot name `key` or carry these headers unchanged, or None if it can.
 
@@ -164,7 +217,7 @@ class Engine(Protocol):
         `on_outcome` is called on the calling thread as each transfer ends, at most once for each.
         `on_progress` is called on the calling thread at least once a second with the bytes moved
         since the last call (0 too: it is the caller's heartbeat).  `stop` is polled as often; once
-        it answers True the process is asked, then made, to end.  On return no process is left.
+        it answers True the run is asked, then made, to end.  On return nothing of it writes any more.
 
         Raises:
             EngineError: the engine could not be started at all.

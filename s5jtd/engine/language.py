@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from s5jtd.engine.contract import Remote, Transfer
@@ -40,7 +41,12 @@ _METADATA_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTENT_FLAGS: Final = ("content-encoding", "content-disposition", "cache-control")
 
 
-def refusal(key: bytes, content: Mapping[str, str], metadata: Mapping[str, str]) -> str | None:
+def refusal(
+    key: bytes,
+    content: Mapping[str, str],
+    metadata: Mapping[str, str],
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> str | None:
     """Why no line can carry an object of this key and these headers, or None if one can."""
     if not key:
         return "s5cmd cannot name an empty key"
@@ -48,7 +54,7 @@ def refusal(key: bytes, content: Mapping[str, str], metadata: Mapping[str, str])
         return "s5cmd cannot name a key with a newline or a NUL byte"
     if key.endswith(b"/"):
         return "s5cmd cannot name a key that ends in a slash"
-    return _header_refusal(content, metadata)
+    return "s5cmd cannot set tags" if tags else _header_refusal(content, metadata)
 
 
 def bucket_refusal(bucket: str) -> str | None:

@@ -102,9 +102,10 @@ class S5cmd:
         *,
         content: Mapping[str, str] = NO_HEADERS,
         metadata: Mapping[str, str] = NO_HEADERS,
+        tags: Mapping[str, str] = NO_HEADERS,
     ) -> str | None:
         """See `Engine.refuses`."""
-        return language.refusal(key, content, metadata)
+        return language.refusal(key, content, metadata, tags)
 
     def run(
         self,
@@ -208,7 +209,7 @@ class _Talk:
         """The commands of the batch; who must not be in it has its outcome now, and the others go."""
         batch, lines = self._batch, []
         for transfer in batch.transfers:
-            reason = language.refusal(transfer.key, transfer.content, transfer.metadata)
+            reason = language.refusal(transfer.key, transfer.content, transfer.metadata, transfer.tags)
             if reason:
                 self._settle(Outcome(transfer.name, Failure.OTHER, reason))
             elif batch.direction is Direction.PULL:

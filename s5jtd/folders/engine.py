@@ -76,9 +76,10 @@ class FolderEngine:
         *,
         content: Mapping[str, str] = NO_HEADERS,
         metadata: Mapping[str, str] = NO_HEADERS,
+        tags: Mapping[str, str] = NO_HEADERS,
     ) -> str | None:
         """See `Engine.refuses`: of servers; which names a folder takes is told by `paths.unfit`."""
-        return self._other.refuses(key, direction, content=content, metadata=metadata)
+        return self._other.refuses(key, direction, content=content, metadata=metadata, tags=tags)
 
     def run(
         self,

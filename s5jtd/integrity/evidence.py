@@ -195,14 +195,22 @@ def same_object(source: Listed | Head, destination: Listed | Head) -> Verdict:
     return _different("both ETags are MD5s, and they differ")
 
 
-def sane_upload_part_size(size: int, source_etag: str, source_part_size: int | None, default: int) -> int:
+def sane_upload_part_size(
+    size: int,
+    source_etag: str,
+    source_part_size: int | None,
+    default: int,
+    *,
+    single_put_max: int = SINGLE_PUT_BYTES_MAX,
+) -> int:
     """The part size in bytes, whole MiB, to upload with; an object up to it goes up in one PUT.
 
     The source's own, where that makes the destination's ETag equal to the source's, so that whole
     buckets compare by listing alone; else `default`, or more where S3's number of parts demands it.
+    Above `single_put_max` bytes an object goes up in parts, whatever its ETag.
     """
     least = max(PART_BYTES_MIN, default, size // PARTS_MAX + 1)
-    if etag_kind(source_etag) is EtagKind.MD5 and size <= SINGLE_PUT_BYTES_MAX:
+    if etag_kind(source_etag) is EtagKind.MD5 and size <= single_put_max:
         return _whole_mib(max(least, size))
     for part_size in _source_part_sizes(source_etag, size, source_part_size):
         if _can_upload_with(part_size, size, etag_parts(source_etag)):

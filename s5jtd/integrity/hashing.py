@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from s5jtd.errors import ObjectChanged, ObjectError, VolumeFailed
 from s5jtd.model import Digests
@@ -116,6 +116,24 @@ def drop_cache(dir_fd: int, name: str) -> None:
 def crc64nvme_text(value: int) -> str:
     """A CRC64NVME as S3 writes it."""
     return base64.b64encode(value.to_bytes(8, "big")).decode("ascii")
+
+
+def crc64nvme_of(data: bytes) -> str:
+    """The CRC64NVME of what is in memory, as S3 writes it."""
+    return crc64nvme_text(crc64nvme(data))
+
+
+def combined_crc64nvme(parts: Iterable[tuple[str, int]]) -> str:
+    """The CRC64NVME of parts put together, of whose own ones and lengths in bytes.
+
+    Raises:
+        ValueError: one of them is not base64.
+    """
+    whole = 0
+    for text, length in parts:
+        own = int.from_bytes(base64.b64decode(text, validate=True), "big")
+        whole = combine_crc64nvme(whole, own, length)
+    return crc64nvme_text(whole)
 
 
 class _Pass:

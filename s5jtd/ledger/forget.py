@@ -85,7 +85,11 @@ def forget_job(path: Path, name: str, on_progress: Callable[[int], None]) -> Non
                 "DELETE FROM arrivals WHERE pass_id IN (SELECT pass_id FROM open_passes WHERE job_id = ?)",
                 (job_id,),
             )
-            for table in ("chunks", "passes", "open_passes", "counters"):
+            sql.execute(
+                "DELETE FROM upload_parts WHERE upload IN (SELECT id FROM uploads WHERE job_id = ?)",
+                (job_id,),
+            )
+            for table in ("uploads", "chunks", "passes", "open_passes", "counters"):
                 sql.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
             sql.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
     finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s5jtd.ledger.states import ChunkState, State
-from s5jtd.model import Digests, Evidence
+from s5jtd.model import Belongings, Digests, Evidence
 
 #: A pause without an end.
 FOREVER_MS = 2**63 - 1
+NO_BELONGINGS = Belongings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class Staged:
     digests: Digests
     evidence: Evidence
     part_size: int | None  #: bytes; the upload's, where it will be multipart
+    #: Kept in the chunk's seal, and in no row: most objects have none, and a hundred million have too many.
+    belongings: Belongings = NO_BELONGINGS
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,17 +245,17 @@ class Ledger:
     def take_pull(self, volume_id: int, resting_jobs: Iterable[int] = ()) -> Chunk | None:
         """The oldest planned chunk of a volume, now `pulling`; not one of the resting jobs."""
         paused = sorted(resting_jobs)
+        now = self._now()
         with self._db.writing() as sql:
             row = sql.execute(
                 "SELECT id, name, job_id FROM chunks WHERE volume_id = ? AND state = 'planned'"
+                " AND (not_before_ms <= ? OR not_before_ms > ?)"
                 f" AND job_id NOT IN ({', '.join('?' * len(paused))}) ORDER BY id LIMIT 1",
-                (volume_id, *paused),
+                (volume_id, now, now + BACKOFF_MS_MAX, *paused),
             ).fetchone()
             if row is None:
                 return None
-            sql.execute(
-                "UPDATE chunks SET state = 'pulling', pulling_at_ms = ? WHERE id = ?", (self._now(), row[0])
-            )
+            sql.execute("UPDATE chunks SET state = 'pulling', pulling_at_ms = ? WHERE id = ?", (now, row[0]))
         return Chunk(row[0], row[1], row[2], volume_id, ChunkState.PULLING)
 
     def settle_pull(

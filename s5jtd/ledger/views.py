@@ -147,10 +147,14 @@ class Views:
         return items
 
     def planned(self, volume_id: int) -> int:
-        """How many chunks of a volume wait for a puller."""
+        """How many chunks of a volume wait for a puller and nothing else."""
         return int(
             self._db.reading()
-            .execute("SELECT count(*) FROM chunks WHERE volume_id = ? AND state = 'planned'", (volume_id,))
+            .execute(
+                "SELECT count(*) FROM chunks WHERE volume_id = ? AND state = 'planned'"
+                " AND not_before_ms <= ?",
+                (volume_id, int(self._clock() * 1000)),
+            )
             .fetchone()[0]
         )
 

@@ -96,6 +96,7 @@ def _whole(headers: Mapping[str, str], client: S3Client, key: bytes) -> Head:
         encrypted=named.get("x-amz-server-side-encryption"),
         storage_class=named.get("x-amz-storage-class"),
         content={name: named[name] for name in CONTENT_HEADERS if name in named},
+        tags_count=int(count) if _NUMBER.fullmatch(count := named.get("x-amz-tagging-count", "")) else None,
         metadata={n.removeprefix(_METADATA): value for n, value in named.items() if n.startswith(_METADATA)},
     )
 

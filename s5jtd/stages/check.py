@@ -14,7 +14,9 @@ from s5jtd.model import Digests, Evidence, Head, Listed, Verdict
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.heads import head, read_back, same_etag
 from s5jtd.s3.listing import list_objects
+from s5jtd.stages.belongings import belongings_of
 from s5jtd.stages.job import Job
+from s5jtd.stages.resuming import is_large, part_bytes
 
 #: Where nothing else decides, objects above this size are uploaded in parts of this size.
 UPLOAD_PART_BYTES = 64 * 1024 * 1024
@@ -39,33 +41,65 @@ class StagedCheck:
             EndpointError: the source had to be asked and did not answer.
             ObjectError: the file or the object is not what it should be.
         """
-        source_part = self._source_part_size(item)
-        upload_part = sane_upload_part_size(item.size, item.etag, source_part, UPLOAD_PART_BYTES)
+        part_answer = self.part_answer(item)
+        source_part = part_answer.part_size if part_answer else None
+        upload_part = self._upload_part_size(item, source_part)
         wanted = wanted_for(
             item.etag, item.size, source_part, upload_part, self._job.config.sha256,
             whole_md5=self._job.destination.whole_md5,
         )  # fmt: skip
         digests = hash_file(data_fd, name, wanted, beat=beat)
+        return self.settle(item, digests, part_answer, upload_part if item.size > upload_part else None, beat)
+
+    def settle(
+        self,
+        item: Item,
+        digests: Digests,
+        part_answer: Head | None,
+        part: int | None,
+        beat: Callable[[int], None],
+    ) -> Staged | Returned:
+        """Judge bytes that were hashed; `part_answer` as of `part_answer`, `part` the upload's size of parts.
+
+        Raises:
+            EndpointError, ObjectError: as `__call__`.
+        """
+        source_part = part_answer.part_size if part_answer else None
         verdict = judge(digests, item.size, item.etag, part_size=source_part, head=None)
         minimum = self._job.config.evidence.minimum
         version = item.etag
+        answer: Head | None = None
         if not verdict.equal or verdict.evidence is None or not verdict.evidence.satisfies(minimum):
             answer = head(self.client, item.key, checksums=True)
             if _is_another(item, answer):
-                return self._changed(item)
+                return self.changed(item)
             asked = judge(digests, item.size, "", part_size=source_part, head=answer)
             verdict = verdict if verdict.equal and asked.equal is None else asked
             version = answer.etag or version
-        part = upload_part if item.size > upload_part else None
-        return self._settle(item, digests, verdict, part, version, beat)
+        elif self._job.config.preserve:
+            answer = part_answer or head(self.client, item.key)
+            if _is_another(item, answer):
+                return self.changed(item)
+        settled = self._judged(item, digests, verdict, part, version, beat)
+        if isinstance(settled, Staged) and answer is not None and self._job.config.preserve:
+            found = belongings_of(self._job, self.client, item.key, answer)
+            return dataclasses.replace(settled, belongings=found)
+        return settled
 
-    def _source_part_size(self, item: Item) -> int | None:
-        """Bytes of the parts that the source's ETag was made of, where it has any."""
+    def _upload_part_size(self, item: Item, source_part: int | None) -> int:
+        if not is_large(self._job, item) or self._job.destination.folder is not None:
+            return sane_upload_part_size(item.size, item.etag, source_part, UPLOAD_PART_BYTES)
+        # In one PUT it could not go on where it broke off; that weighs more than an ETag like the source's.
+        default = part_bytes(item.size)
+        return sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
+
+    def part_answer(self, item: Item) -> Head | None:
+        """What the source says of the object and its first part, where its ETag was made of parts."""
         if etag_parts(item.etag) is None:
             return None
-        return head(self.client, item.key, part_number=1).part_size
+        return head(self.client, item.key, part_number=1)
 
-    def _changed(self, item: Item) -> Returned:
+    def changed(self, item: Item) -> Returned:
         """A HEAD shows another version: it is taken in as the listing names it, if the listing agrees.
 
         Where the listing goes on naming the planned one, something answers for the object that is not it.
@@ -81,7 +115,7 @@ class StagedCheck:
             not_before_ms=self._job.source.settled_ms(),
         )  # fmt: skip
 
-    def _settle(
+    def _judged(
         self,
         item: Item,
         digests: Digests,

@@ -26,6 +26,7 @@ FAILURE_CODES = {
     Failure.REFUSED: "object_refused",
     Failure.UNFIT: "unfit_name",
     Failure.GONE: "object_gone",
+    Failure.CHANGED: "source_changed",
     Failure.OTHER: "transfer_failed",
 }
 _OF_ENDPOINT = frozenset({Failure.ENDPOINT, Failure.CREDENTIALS, Failure.BUCKET})

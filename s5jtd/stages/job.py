@@ -33,6 +33,14 @@ class Folder:
 
 
 @dataclass(slots=True)
+class Tagging:
+    """What was learned of a side's tags."""
+
+    readable: bool = True  #: False: the server knows none, or does not let us see them
+    counted: bool = False  #: whether a HEAD that says nothing of tags means that there are none
+
+
+@dataclass(slots=True)
 class Link:
     """One side of a job, as the stages reach it."""
 
@@ -46,6 +54,7 @@ class Link:
     folder: Folder | None = None
     #: Whether it was seen to answer uploads in parts with the MD5 of the whole as ETag.
     whole_md5: bool = False
+    tagging: Tagging = field(default_factory=Tagging)
 
     def settled_ms(self) -> int:
         """When what changed just now may be taken: at once from a bucket, whose objects are whole."""

@@ -47,12 +47,17 @@ def limits(job: Job, backlog: Limits, lanes: int) -> Limits:
 
 
 def place(
-    candidates: Iterable[Item], limit: Limits, usable_bytes: int, allowed_bytes: int | None = None
+    candidates: Iterable[Item],
+    limit: Limits,
+    usable_bytes: int,
+    allowed_bytes: int | None = None,
+    alone_above: int | None = None,
 ) -> list[Item]:
     """The objects of the next chunk: in order, as far as limits and space allow.
 
     One that does not fit is passed over and not waited for: a huge object must not hold back the
-    small ones behind it.  An object above the limit travels alone.  One that failed before travels
+    small ones behind it.  An object above the limit travels alone, and one
+    above `alone_above`, which may have to wait half way.  One that failed before travels
     in ever smaller company, so that what brings a batch down is soon found alone.
     """
     chosen: list[Item] = []
@@ -64,12 +69,13 @@ def place(
             break
         fits = used + space.footprint(item.size) <= usable_bytes
         fits = fits and (allowed_bytes is None or size + item.size <= allowed_bytes)
-        if not fits or (chosen and size + item.size > limit.bytes):
+        is_loner = alone_above is not None and item.size > alone_above
+        if not fits or (chosen and (is_loner or size + item.size > limit.bytes)):
             continue
         chosen.append(item)
         size += item.size
         used += space.footprint(item.size)
-        if size >= limit.bytes:
+        if is_loner or size >= limit.bytes:
             break
     return chosen
 
@@ -153,7 +159,8 @@ class Plan:
 
     def _may_pull(self, job: Job) -> bool:
         paused = self._ledger.views.pauses(job.id).pull_until_ms is not None
-        return not paused and job.source.endpoints.available()
+        staged = job.config.mode == "staged"
+        return staged and not paused and job.source.endpoints.available()
 
     def _plan_chunk(self, job: Job, volume: Volume, lane: spread.Lane, others: Sequence[spread.Lane]) -> bool:
         objects, sizes = self._ledger.views.counters(job.id)
@@ -171,7 +178,7 @@ class Plan:
             if self._park_giants(job, candidates):
                 return True
             allowed, name = self._budget.allowance(job)
-            chosen = place(candidates, limit, lane.usable_bytes, allowed)
+            chosen = place(candidates, limit, lane.usable_bytes, allowed, job.config.resume_above)
             job.held = self._held(candidates, allowed, name)
             if not chosen:
                 return False

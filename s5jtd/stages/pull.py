@@ -22,8 +22,9 @@ from s5jtd.errors import (
 )
 from s5jtd.integrity.hashing import drop_cache
 from s5jtd.ledger.rows import Chunk, Item, Returned, Staged
-from s5jtd.ledger.states import State
+from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Direction
@@ -44,6 +45,7 @@ from s5jtd.stages.failures import (
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
+from s5jtd.stages.resuming import is_large, put_off
 from s5jtd.volumes import chunks
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
@@ -86,6 +88,7 @@ class Pull:
         pool: Pool,
         engine: Engine,
         hashing: Executor,
+        unfinished: Unfinished,
         meter: Meter,
         problems: Problems,
         bell: Bell,
@@ -100,6 +103,7 @@ class Pull:
         self._pool = pool
         self._engine = engine
         self._hashing = hashing
+        self._unfinished = unfinished
         self._meter = meter
         self._problems = problems
         self._bell = bell
@@ -120,6 +124,7 @@ class Pull:
             job = jobs.get(chunk.job_id)
             if job is None:
                 self._ledger.unplan(chunk)
+                chunks.remove(volume.fd, chunk.name)  # of one that was put off there is a part
                 return True
             with (
                 structlog.contextvars.bound_contextvars(job=job.name, chunk=chunk.name, volume=volume.name),
@@ -143,9 +148,9 @@ class Pull:
                 except OSError as error:
                     raise volume_error(error, str(self.volume.path)) from error
         except EndpointError as error:
-            self._give_back(chunk, items, error.code, str(error), job.not_before_ms(1))
+            self._let_go(job, chunk, items, error)
         except EngineError as error:
-            self._give_back(chunk, items, error.code, str(error), job.not_before_ms(1))
+            self._let_go(job, chunk, items, error)
             engine_failed(self._problems, error)
             return False
         except VolumeFull as error:
@@ -185,8 +190,9 @@ class Pull:
             run = self._engine.run(
                 Batch(
                     Direction.PULL, remote,
-                    tuple(Transfer(name, item.key, item.size) for name, item in work.by_name.items()),
+                    tuple(_transfer(job, name, item) for name, item in work.by_name.items()),
                     folder.data_fd, batch_path(folder.fd, "pull.batch"), choice.workers, choice.parts,
+                    job.config.engine,
                 ),
                 on_outcome=lambda outcome: self._on_outcome(work, outcome),
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
@@ -198,6 +204,8 @@ class Pull:
                 job.source.endpoints.ran(endpoint, went.pace)
             work.blamed = weigh(job.source.endpoints, endpoint, work.by_name, work.outcomes, run.end)
             settled = self.settle(work, items, run.end)
+            if self._waits(work, settled):
+                return True
             self._seal(work, settled)
         self._commit(work, settled, endpoint.url)
         staged = [one for one in settled if isinstance(one, Staged)]
@@ -208,6 +216,19 @@ class Pull:
             bytes=sum(one.item.size for one in staged), seconds=round(time.monotonic() - started, 3),
         )  # fmt: skip
         return not any(outcome.failure is Failure.SPACE for outcome in work.outcomes.values())
+
+    def _waits(self, work: _Work, settled: Sequence[Settled]) -> bool:
+        """Whether a large object's chunk was put off, to go on from where the transfer broke off."""
+        one = settled[0]
+        if len(settled) > 1 or not isinstance(one, Returned) or not is_large(work.job, one.item):
+            return False
+        name = file_name(one.item.id)
+        if name in work.checks:  # all of it came, and it was not what it should be
+            return False
+        if put_off(self._unfinished, work.job, work.chunk, work.folder, one, work.outcomes.get(name)):
+            log.info("chunk_put_off", chunk=work.chunk.name, reason=one.message)
+            return True
+        return False
 
     def _on_progress(self, job: Job, moved: int, beat: Callable[[], None]) -> None:
         beat()
@@ -235,6 +256,8 @@ class Pull:
                 self._submit(work, name)
             elif outcome is not None and outcome.failure is Failure.GONE:
                 work.checks[name] = self._hashing.submit(self._gone, work, work.by_name[name])
+            elif outcome is not None and outcome.failure is Failure.CHANGED:
+                work.checks[name] = self._hashing.submit(work.check.changed, work.by_name[name])
         settled: list[Settled] = []
         for item in items:
             name = file_name(item.id)
@@ -260,7 +283,7 @@ class Pull:
         if outcome is None or outcome.failure is None:
             # A run that was ended says nothing about those it did not come to.
             counted = is_blamed or end in (End.EXITED, End.KILLED)
-            message = f"s5cmd said nothing of it and ended ({end})"
+            message = f"the engine said nothing of it and ended ({end})"
             returned = Returned(item, State.SEEN, NO_ANSWER, message, counted, later if counted else 0)
         else:
             counted = is_blamed or outcome.failure not in BLAMELESS
@@ -298,6 +321,25 @@ class Pull:
         returned = [one for one in settled if isinstance(one, Returned)]
         self._ledger.settle_pull(work.chunk, staged, returned, endpoint_url)
 
+    def _let_go(
+        self, job: Job, chunk: Chunk, items: Sequence[Item], error: EndpointError | EngineError
+    ) -> None:
+        """Nothing can be pulled now; a chunk that has half of a large object keeps it."""
+        later = job.not_before_ms(1)
+        if not self._keeps(
+            job, chunk, items, Returned(items[0], State.SEEN, error.code, str(error), False, later)
+        ):
+            self._give_back(chunk, items, error.code, str(error), later)
+
+    def _keeps(self, job: Job, chunk: Chunk, items: Sequence[Item], returned: Returned) -> bool:
+        """Put a chunk off as an earlier run left it, if it left anything to build on."""
+        if len(items) > 1 or not is_large(job, items[0]):
+            return False
+        with contextlib.suppress(OSError, Busy), ChunkFolder(self.volume.fd, chunk.name) as folder:
+            is_whole = folder.holds(file_name(items[0].id), items[0].size)
+            return not is_whole and put_off(self._unfinished, job, chunk, folder, returned, None)
+        return False
+
     def _give_back(
         self, chunk: Chunk, items: Sequence[Item], code: str, message: str, later: int = 0
     ) -> None:
@@ -320,6 +362,8 @@ class Pull:
         """
         items = self._ledger.views.pulling(chunk.id)
         job = self._jobs().get(chunk.job_id)
+        if job is not None and self._goes_on(job, chunk, items):
+            return 0
         try:
             with ChunkFolder(self.volume.fd, chunk.name) as folder:
                 staged = _sealed_of(folder, items, self.volume.key)
@@ -337,6 +381,15 @@ class Pull:
             log.info("chunk_not_salvaged", chunk=chunk.name, error=str(error))
         self._ledger.unplan(chunk)
         return 0
+
+    def _goes_on(self, job: Job, chunk: Chunk, items: Sequence[Item]) -> bool:
+        """Whether a chunk has half of a large object and waits with it for its turn."""
+        if len(items) > 1 or not is_large(job, items[0]):
+            return False
+        if chunk.state is ChunkState.PLANNED:  # it was put off, or never begun: no attempt was under way
+            return True
+        message = "the daemon ended in mid-pull"
+        return self._keeps(job, chunk, items, Returned(items[0], State.SEEN, "interrupted", message))
 
     def _adopt(self, chunk: Chunk, items: Sequence[Item], staged: list[Staged]) -> int:
         missing = {item.id for item in items} - {one.item.id for one in staged}
@@ -369,6 +422,10 @@ class Pull:
         return sum(isinstance(one, Staged) for one in settled)
 
 
+def _transfer(job: Job, name: str, item: Item) -> Transfer:
+    return Transfer(name, item.key, item.size, resumable=is_large(job, item))
+
+
 def _or_park(job: Job, returned: Returned, *, alone: bool, is_blamed: bool = False) -> Returned:
     """After the last attempt a person must look; not at one that may have suffered for another's sake."""
     attempts = max(job.config.attempts, LINK_ATTEMPTS_MIN if is_blamed else 1)
@@ -390,7 +447,7 @@ def _sealed_of(folder: ChunkFolder, items: Sequence[Item], key: bytes) -> list[S
         log.warning("seal_not_believed", chunk=folder.name, error=str(error))
         return None
     return [
-        Staged(by_id[one.item.id], one.digests, one.evidence, one.part_size)
+        Staged(by_id[one.item.id], one.digests, one.evidence, one.part_size, one.belongings)
         for one in sealed
         if one.item.id in by_id
         and one.item.etag == by_id[one.item.id].etag

@@ -10,15 +10,18 @@ import structlog
 
 from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import Busy, EndpointError, EngineError, ObjectError, VolumeError
-from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned
+from s5jtd.ledger.rows import NO_BELONGINGS, Chunk, Delivered, Item, Returned
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
-from s5jtd.model import Direction
+from s5jtd.model import Belongings, Direction
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import Endpoint
+from s5jtd.stages import records
+from s5jtd.stages.belongings import stamped
 from s5jtd.stages.check import DESTINATION_MISMATCH, DeliveredCheck, LocalRot, refused
 from s5jtd.stages.failures import (
     BLAMELESS,
@@ -32,6 +35,7 @@ from s5jtd.stages.failures import (
 )
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job, batch_path
+from s5jtd.stages.resuming import UploadBook, is_large
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
 from s5jtd.volumes.volume import Volume
@@ -60,6 +64,7 @@ class Push:
         pool: Pool,
         engine: Engine,
         asking: Executor,
+        unfinished: Unfinished,
         meter: Meter,
         problems: Problems,
         bell: Bell,
@@ -74,6 +79,7 @@ class Push:
         self._pool = pool
         self._engine = engine
         self._asking = asking
+        self._unfinished = unfinished
         self._meter = meter
         self._problems = problems
         self._bell = bell
@@ -168,11 +174,26 @@ class Push:
                 item.id: _lost(item) for item in unsettled if not folder.holds(file_name(item.id), item.size)
             }
             left = {file_name(item.id): item for item in unsettled if item.id not in settled}
+            takes = self._belongings(job, folder) if left else {}
+            if takes is None:  # without it they would arrive, and not be what they were
+                settled |= {item.id: _unsealed(item) for item in left.values()}
+                left.clear()
             outcomes: dict[str, Outcome] = {}
             blamed: frozenset[str] = frozenset()
             if left:
-                run = self._send(job, folder, left, endpoint, remote, outcomes, beat)
-                blamed = weigh(job.destination.endpoints, endpoint, left, outcomes, run.end)
+                book = UploadBook(self._unfinished, job, left)
+                run = self._send(
+                    job,
+                    folder,
+                    left,
+                    endpoint,
+                    takes=takes or {},
+                    book=book,
+                    remote=remote,
+                    outcomes=outcomes,
+                    beat=beat,
+                )
+                blamed = weigh(job.destination.endpoints, endpoint, left, outcomes, run.end) - book.gained
                 asked = [item for name, item in left.items() if _worth_asking(outcomes.get(name), run)]
                 settled |= self._look(job, endpoint, check, asked, beat, after_push=True)
                 settled |= self._unreadable(check, left, outcomes)
@@ -242,6 +263,9 @@ class Push:
         folder: ChunkFolder,
         items: Mapping[str, Item],
         endpoint: Endpoint,
+        *,
+        takes: Mapping[int, Belongings],
+        book: UploadBook,
         remote: Remote,
         outcomes: dict[str, Outcome],
         beat: Callable[[], None],
@@ -258,14 +282,20 @@ class Push:
         lane = Lane(job.id, Direction.PUSH)
         started = time.monotonic()
         choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
+
+        def transfer(name: str, item: Item) -> Transfer:
+            own = stamped(job, takes.get(item.id, NO_BELONGINGS))
+            key = job.destination_key(item.key)
+            return Transfer(
+                name, key, item.size, item.part_size, own.content, own.metadata, own.tags,
+                resumable=is_large(job, item),
+            )  # fmt: skip
+
         run = self._engine.run(
             Batch(
-                Direction.PUSH, remote,
-                tuple(
-                    Transfer(name, job.destination_key(item.key), item.size, item.part_size)
-                    for name, item in items.items()
-                ),
+                Direction.PUSH, remote, tuple(transfer(name, item) for name, item in items.items()),
                 folder.data_fd, batch_path(folder.fd, "push.batch"), choice.workers, choice.parts,
+                job.config.engine, book,
             ),
             on_outcome=on_outcome,
             on_progress=on_progress,
@@ -277,12 +307,30 @@ class Push:
             job.destination.endpoints.ran(endpoint, went.pace)
         return run
 
+    def _belongings(self, job: Job, folder: ChunkFolder) -> Mapping[int, Belongings] | None:
+        """What the chunk's seal says its objects take along; None where it was damaged since."""
+        if not job.config.preserve:
+            return {}
+        try:
+            _, sealed = records.read_seal(folder, self.volume.key)
+        except (VolumeError, FileNotFoundError) as error:
+            log.warning("seal_not_believed", chunk=folder.name, error=str(error))
+            return None
+        return {one.item.id: one.belongings for one in sealed if one.belongings}
+
 
 def _lost(item: Item) -> Returned:
     """Its file is absent or has another length: nothing of it may reach the destination."""
     return refused(
         item, LocalRot(f"{file_name(item.id)} is gone from its chunk, or cut short"), State.STAGED, 0
     )
+
+
+def _unsealed(item: Item) -> Returned:
+    return refused(
+        item, LocalRot(f"what {file_name(item.id)} is to take along is lost with its chunk's seal"),
+        State.STAGED, 0,
+    )  # fmt: skip
 
 
 def _worth_asking(outcome: Outcome | None, run: Run) -> bool:
@@ -295,7 +343,7 @@ def _worth_asking(outcome: Outcome | None, run: Run) -> bool:
 def _not_sent(job: Job, item: Item, outcome: Outcome | None, run: Run, is_blamed: bool) -> Returned:
     later = job.not_before_ms(item.attempts)
     if outcome is None or outcome.failure is None:
-        message = f"s5cmd ended first ({run.end})"
+        message = f"the engine ended first ({run.end})"
         return Returned(item, State.STAGED, NO_ANSWER, message, is_blamed, later if is_blamed else 0)
     if outcome.failure is Failure.UNFIT:
         return Returned(item, State.PARKED, FAILURE_CODES[outcome.failure], outcome.message)

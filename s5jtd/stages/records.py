@@ -8,14 +8,15 @@ from typing import Any
 
 from s5jtd.config import JobConfig, S3Side
 from s5jtd.errors import VolumeFailed
-from s5jtd.ledger.rows import Chunk, Item, Staged
-from s5jtd.model import Evidence
+from s5jtd.ledger.rows import NO_BELONGINGS, Chunk, Item, Staged
+from s5jtd.model import Belongings, Evidence
 from s5jtd.stages.job import Job
 from s5jtd.volumes import chunks
 from s5jtd.volumes.chunks import ChunkFolder
 from s5jtd.volumes.volume import Volume
 
 FORMAT = 1
+_BELONGINGS = ("content", "metadata", "tags")
 
 
 def write_promise(folder: ChunkFolder, job: Job, chunk: Chunk, volume: Volume, items: Sequence[Item]) -> None:
@@ -48,6 +49,7 @@ def reseal(folder: ChunkFolder, header: dict[str, Any], staged: Sequence[Staged]
             **chunks.pack_digests(one.digests),
             "evidence": one.evidence.value,
             "part_size": one.part_size,
+            **_packed(one.belongings),
         }
         for one in staged
     ]
@@ -111,4 +113,23 @@ def _staged(line: dict[str, Any]) -> Staged:
         chunks.unpack_digests(line),
         Evidence(line["evidence"]),
         None if part_size is None else int(part_size),
+        _belongings(line),
     )
+
+
+def _packed(belongings: Belongings) -> dict[str, Any]:
+    """Belongings as they stand in a seal: what there is none of is not written."""
+    found = {name: dict(getattr(belongings, name)) for name in _BELONGINGS}
+    return {name: values for name, values in found.items() if values}
+
+
+def _belongings(line: dict[str, Any]) -> Belongings:
+    """The reverse of `_packed`.
+
+    Raises:
+        ValueError, AttributeError: it is not what we write.
+    """
+    found = {name: dict(line[name].items()) for name in _BELONGINGS if name in line}
+    if not all(isinstance(word, str) for one in found.values() for pair in one.items() for word in pair):
+        raise ValueError("a header is no text")
+    return Belongings(**found) if found else NO_BELONGINGS

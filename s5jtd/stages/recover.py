@@ -88,7 +88,8 @@ class Recover:
             if chunk.name not in there and chunk.state is not ChunkState.PUSHING:
                 lost = self._ledger.lose(chunk)
                 log.warning("chunk_lost", chunk=chunk.name, volume=volume.name, objects=lost)
-        for name in sorted(there - alive.keys()):
+        waiting = {one.name for one in self._ledger.views.chunks(volume.ledger_id, ChunkState.PLANNED)}
+        for name in sorted(there - alive.keys() - waiting):
             try:
                 self._settle_stranger(volume, name)
             except Busy as error:

@@ -11,6 +11,7 @@ import structlog
 from s5jtd.errors import EndpointError, ObjectError
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.uploads import Upload, abort, list_uploads
 from s5jtd.stages.job import Job
@@ -40,10 +41,11 @@ class Sweep:
     idle_seconds = 5.0
     quiet_seconds_max = 300.0
 
-    def __init__(self, jobs: Callable[[], Sequence[Job]], ledger: Ledger) -> None:
+    def __init__(self, jobs: Callable[[], Sequence[Job]], ledger: Ledger, unfinished: Unfinished) -> None:
         """`jobs` tells which jobs there are now."""
         self._jobs = jobs
         self._ledger = ledger
+        self._unfinished = unfinished
         self._due: dict[int, float] = {}
 
     def step(self, beat: Callable[[], None]) -> bool:
@@ -61,6 +63,7 @@ class Sweep:
         aborted = 0
         try:
             with job.destination.endpoints.lease() as endpoint:
+                aborted += self._abort_obsolete(job, endpoint.client, beat)
                 uploads = list_uploads(endpoint.client, job.destination.prefix)
                 while batch := list(itertools.islice(uploads, _BATCH)):
                     beat()
@@ -73,11 +76,27 @@ class Sweep:
                 log.info("uploads_aborted", job=job.name, uploads=aborted)
         return EVERY_SECONDS
 
+    def _abort_obsolete(self, job: Job, client: S3Client, beat: Callable[[], None]) -> int:
+        """End the uploads of ours whose object has no use for them any more."""
+        count = 0
+        while batch := self._unfinished.obsolete(job.id, _BATCH):
+            for one in batch:
+                beat()
+                abort(client, Upload(one.key, one.upload_id, 0))
+                self._unfinished.end(one.id)
+            count += len(batch)
+        return count
+
     def _abort(self, job: Job, client: S3Client, batch: Sequence[Upload], began_ms: int) -> int:
+        live = self._unfinished.live(
+            job.id
+        )  # asked for after the listing: what it shows is in it, if it is ours
         states = self._ledger.views.states(job.id, {job.source_key(upload.key) for upload in batch})
         count = 0
         for upload in batch:
-            if abandoned(upload, states.get(job.source_key(upload.key)), began_ms):
+            if upload.upload_id not in live and abandoned(
+                upload, states.get(job.source_key(upload.key)), began_ms
+            ):
                 abort(client, upload)
                 count += 1
         return count

@@ -1,6 +1,7 @@
 """Chunk folders: the opaque files of one chunk, its manifest, its seal; no key ever becomes a path.
 
     <volume>/s5jtd/<chunk>/data/<id>.obj    the bytes, under the ledger's id in hex
+    <volume>/s5jtd/<chunk>/data/<id>.part   a large one that is not whole yet, with its record in <id>.parts
     <volume>/s5jtd/<chunk>/manifest.jsonl   written before the pull: what was promised
     <volume>/s5jtd/<chunk>/sealed.json      written after syncfs: what is durable and proven
 
@@ -30,7 +31,7 @@ MANIFEST = "manifest.jsonl"
 SEAL = "sealed.json"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = re.compile(r"[0-9a-f]{16}")
-_FILE = re.compile(r"([0-9a-f]{1,16})\.obj([0-9]*)")
+_FILE = re.compile(r"([0-9a-f]{1,16})\.(?:obj([0-9]*)|parts?)")
 
 
 def file_name(object_id: int) -> str:
@@ -41,7 +42,7 @@ def file_name(object_id: int) -> str:
 def object_id(name: str) -> int | None:
     """The object that a file belongs to; None for s5cmd's temporary files and anything else."""
     match = _FILE.fullmatch(name)
-    return int(match[1], 16) if match and not match[2] else None
+    return int(match[1], 16) if match and match[2] == "" else None
 
 
 class ChunkFolder:

@@ -1,0 +1,109 @@
+"""Which engine carries what: one that stands for all, and gives each transfer to the one that can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
+
+from s5jtd.engine import language
+from s5jtd.engine.contract import (
+    NO_HEADERS,
+    Batch,
+    Draw,
+    End,
+    Engine,
+    Outcome,
+    Run,
+    Transfer,
+    Ways,
+    no_limit,
+)
+from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.model import Direction
+
+if TYPE_CHECKING:
+    from s5jtd.engine.native.engine import Native
+
+_MESSAGES_MAX: Final = 20
+
+
+class Engines:
+    """s5cmd for what it can carry, the native engine for the rest or where the job prefers it."""
+
+    name = "s5cmd"
+
+    def __init__(self, s5cmd: S5cmd | None = None, ways: Ways | None = None, draw: Draw = no_limit) -> None:
+        """The native engine is not even loaded before something needs it; `ways` and `draw` are for it.
+
+        Raises:
+            EngineError: there is no s5cmd.
+        """
+        self.s5cmd = s5cmd or S5cmd()
+        self._ways = ways
+        self.draw = draw
+
+    @cached_property
+    def native(self) -> Native:
+        """The native engine."""
+        from s5jtd.engine.native.engine import Native  # noqa: PLC0415  (20 MB that most never need)
+
+        return Native(ways=self._ways, draw=self.draw)
+
+    def refuses(
+        self,
+        key: bytes,
+        direction: Direction,
+        *,
+        content: Mapping[str, str] = NO_HEADERS,
+        metadata: Mapping[str, str] = NO_HEADERS,
+        tags: Mapping[str, str] = NO_HEADERS,
+    ) -> str | None:
+        """See `Engine.refuses`: what one of them can carry is not refused."""
+        more = {"content": content, "metadata": metadata, "tags": tags}
+        if self.s5cmd.refuses(key, direction, **more) is None:
+            return None
+        return self.native.refuses(key, direction, **more)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        on_outcome: Callable[[Outcome], None],
+        on_progress: Callable[[int], None],
+        stop: Callable[[], bool],
+    ) -> Run:
+        """See `Engine.run`; where both have to work, one comes after the other."""
+        runs: list[Run] = []
+        for engine, transfers in self._shares(batch):
+            if runs and (runs[-1].end is not End.EXITED or stop()):
+                runs.append(Run(End.STOPPED, None))
+                break
+            part = replace(batch, transfers=transfers)
+            runs.append(engine.run(part, on_outcome=on_outcome, on_progress=on_progress, stop=stop))
+        if not runs:
+            return Run(End.EXITED, 0)
+        worst = next((run for run in runs if run.end is not End.EXITED), runs[0])
+        messages = [message for run in runs for message in run.messages]
+        return replace(worst, messages=tuple(messages[:_MESSAGES_MAX]))
+
+    def _shares(self, batch: Batch) -> list[tuple[Engine, tuple[Transfer, ...]]]:
+        whole = batch.preference == "native" or language.bucket_refusal(batch.remote.bucket) is not None
+        for_native = tuple(one for one in batch.transfers if whole or self._needs_native(batch, one))
+        names = {one.name for one in for_native}
+        for_s5cmd = tuple(one for one in batch.transfers if one.name not in names)
+        shares: list[tuple[Engine, tuple[Transfer, ...]]] = []
+        if for_s5cmd:
+            shares.append((self.s5cmd, for_s5cmd))
+        if for_native:
+            shares.append((self.native, for_native))
+        return shares
+
+    def _needs_native(self, batch: Batch, one: Transfer) -> bool:
+        if one.resumable or batch.remote.addressing == "virtual":
+            return True
+        refused = self.s5cmd.refuses(
+            one.key, batch.direction, content=one.content, metadata=one.metadata, tags=one.tags
+        )
+        return refused is not None

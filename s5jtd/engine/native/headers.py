@@ -1,0 +1,79 @@
+"""What an object is put with besides its bytes, in the words of the API."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.header import Header
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from s5jtd.engine.contract import Remote, Transfer
+from s5jtd.engine.language import CONTENT_TYPE_DEFAULT
+
+_NAMES: Final = {
+    "content-type": "ContentType",
+    "content-encoding": "ContentEncoding",
+    "content-disposition": "ContentDisposition",
+    "content-language": "ContentLanguage",
+    "cache-control": "CacheControl",
+}
+#: The library writes `Expires` from a date and refuses what is none; so it is put in by hand, as it was.
+_AS_IT_IS: Final = "expires"
+_extra = threading.local()
+
+
+def refusal(content: Mapping[str, str], metadata: Mapping[str, str]) -> str | None:
+    """Why these cannot be sent, or None if they can."""
+    for name, value in (*content.items(), *metadata.items()):
+        if any(ord(character) < 0x20 or ord(character) == 0x7F for character in name + value):
+            return f"no request can carry the value of {name!r}: it holds control characters"
+    if any(not name.isascii() or not name for name in metadata):
+        return "no request can carry user metadata whose name is not plain ASCII"
+    return None
+
+
+def parameters(remote: Remote, transfer: Transfer) -> dict[str, Any]:
+    """The arguments of the call that makes the object."""
+    content = {"content-type": CONTENT_TYPE_DEFAULT, **transfer.content}
+    found: dict[str, Any] = {
+        _NAMES[name]: value for name, value in content.items() if name in _NAMES and value
+    }
+    if transfer.metadata:
+        found["Metadata"] = {name: _ascii(value) for name, value in transfer.metadata.items()}
+    if transfer.tags:
+        found["Tagging"] = urlencode(transfer.tags)
+    wanted = {
+        "StorageClass": remote.storage_class,
+        "ACL": remote.acl,
+        "ServerSideEncryption": remote.sse,
+        "SSEKMSKeyId": remote.sse_kms_key_id,
+    }
+    return found | {name: value for name, value in wanted.items() if value}
+
+
+def _ascii(value: str) -> str:
+    """A value as S3 takes it in and gives it out: what is not ASCII in the words of RFC 2047."""
+    return value if value.isascii() else Header(value, "utf-8", maxlinelen=1 << 20).encode()
+
+
+@contextmanager
+def as_they_are(transfer: Transfer) -> Iterator[None]:
+    """While this is open, calls of this thread carry what the library would not."""
+    value = transfer.content.get(_AS_IT_IS)
+    _extra.headers = {"Expires": value} if value else {}
+    try:
+        yield
+    finally:
+        _extra.headers = {}
+
+
+def install(client: Any) -> None:
+    """Let a client's calls carry what `as_they_are` says."""
+
+    def add(params: dict[str, Any], **_more: object) -> None:
+        params["headers"].update(getattr(_extra, "headers", {}))
+
+    for operation in ("PutObject", "CreateMultipartUpload", "CopyObject"):
+        client.meta.events.register(f"before-call.s3.{operation}", add)

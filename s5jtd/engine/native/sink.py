@@ -1,0 +1,139 @@
+"""Where bytes go that lie on no disk: puts from memory, part by part, and copies inside one server."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+
+from s5jtd.engine.contract import Remote, Transfer, TransferFailed
+from s5jtd.engine.native import headers
+from s5jtd.engine.native.client import failure_of, is_answer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Held(NamedTuple):
+    """A part that the destination has."""
+
+    size: int
+    etag: str  #: without quotes
+
+
+def _told(method: Callable[Concatenate[Sink, P], R]) -> Callable[Concatenate[Sink, P], R]:
+    """Whatever the library raises leaves as one error of the contract."""
+
+    @wraps(method)
+    def call(sink: Sink, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(sink, *args, **kwargs)
+        except Exception as error:
+            failure, message = failure_of(error)
+            raise TransferFailed(failure, message) from error
+
+    return call
+
+
+class Sink:
+    """One bucket at one endpoint, written to from memory.  Threads may share it.
+
+    `Transfer.name` is not used.  Every method may raise TransferFailed.
+    """
+
+    def __init__(self, make_client: Callable[[Remote], Any], remote: Remote) -> None:
+        """Nothing happens before the first call."""
+        self._make_client = make_client
+        self._remote = remote
+
+    @_told
+    def put(self, transfer: Transfer, body: bytes) -> str:
+        """Put a whole object; its ETag."""
+        with headers.as_they_are(transfer):
+            answer = self._client.put_object(
+                **self._place(transfer),
+                Body=body,
+                ContentMD5=_md5(body),
+                **headers.parameters(self._remote, transfer),
+            )
+        return _etag(answer)
+
+    @_told
+    def begin(self, transfer: Transfer) -> str:
+        """Begin an upload in parts; its id."""
+        with headers.as_they_are(transfer):
+            answer = self._client.create_multipart_upload(
+                **self._place(transfer), **headers.parameters(self._remote, transfer)
+            )
+        return str(answer["UploadId"])
+
+    @_told
+    def part(self, transfer: Transfer, upload_id: str, number: int, body: bytes, md5: bytes) -> str:
+        """Put one part, whose MD5 is known; its ETag."""
+        answer = self._client.upload_part(
+            **self._place(transfer),
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=body,
+            ContentMD5=base64.b64encode(md5).decode(),
+        )
+        return _etag(answer)
+
+    @_told
+    def held(self, transfer: Transfer, upload_id: str) -> dict[int, Held] | None:
+        """The parts that the destination has, by number; None where it knows no such upload."""
+        pages = self._client.get_paginator("list_parts")
+        try:
+            return {
+                part["PartNumber"]: Held(part["Size"], part["ETag"].strip('"'))
+                for page in pages.paginate(**self._place(transfer), UploadId=upload_id)
+                for part in page.get("Parts", ())
+            }
+        except Exception as error:
+            if is_answer(error, "NoSuchUpload", "404"):
+                return None
+            raise
+
+    @_told
+    def complete(self, transfer: Transfer, upload_id: str, etags: Mapping[int, str]) -> str:
+        """Make an object of the parts; its ETag."""
+        parts = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in sorted(etags.items())]
+        return _etag(
+            self._client.complete_multipart_upload(
+                **self._place(transfer), UploadId=upload_id, MultipartUpload={"Parts": parts}
+            )
+        )
+
+    @_told
+    def copy(self, transfer: Transfer, bucket: str, key: bytes, etag: str) -> str:
+        """Let the server copy an object of its own, if it still has this ETag; the copy's ETag.
+
+        What the object takes along is what `transfer` says, and nothing of the original's.
+        """
+        with headers.as_they_are(transfer):
+            answer = self._client.copy_object(
+                **self._place(transfer),
+                CopySource={"Bucket": bucket, "Key": key.decode()},
+                CopySourceIfMatch=f'"{etag}"',
+                MetadataDirective="REPLACE",
+                TaggingDirective="REPLACE",
+                **headers.parameters(self._remote, transfer),
+            )
+        return _etag(answer["CopyObjectResult"])
+
+    @property
+    def _client(self) -> Any:
+        return self._make_client(self._remote)
+
+    def _place(self, transfer: Transfer) -> dict[str, str]:
+        return {"Bucket": self._remote.bucket, "Key": transfer.key.decode()}
+
+
+def _md5(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"')

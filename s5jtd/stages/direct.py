@@ -1,0 +1,312 @@
+"""direct: from bucket to bucket without a volume; seen -> delivered."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from s5jtd.engine.choice import Engines
+from s5jtd.engine.contract import Failure, TransferFailed
+from s5jtd.errors import EndpointDown, EndpointError, LostRace, ObjectError
+from s5jtd.integrity.evidence import same_object
+from s5jtd.integrity.hashing import Wanted
+from s5jtd.ledger.direct import DirectBook
+from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
+from s5jtd.ledger.states import State
+from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
+from s5jtd.link.tuning import Lane, Tuner
+from s5jtd.meter import Meter
+from s5jtd.model import Digests, Direction, Listed
+from s5jtd.s3.endpoints import Endpoint
+from s5jtd.stages.check import DESTINATION_MISMATCH, SOURCE_MISMATCH, DeliveredCheck, StagedCheck, refused
+from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, tell_mismatches
+from s5jtd.stages.inquiry import holdings
+from s5jtd.stages.job import Job
+from s5jtd.stages.resuming import is_large
+from s5jtd.stages.streaming import Ends, Memory, Stopped, stream
+from s5jtd.worker import Bell
+
+log = structlog.get_logger(__name__)
+
+Settled = Delivered | Returned
+#: What is claimed, asked for and settled together: so much is asked for again after a crash.
+BATCH_OBJECTS = 200
+BATCH_BYTES = 256 * 1024 * 1024
+#: Objects at a time, however far the servers are: more would wait for this process's one interpreter.
+HANDS_MAX = 32
+_BEAT_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all movers share."""
+
+    memory: Memory
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    claimed: set[int] = field(default_factory=set)  #: ids of the objects that are under way
+
+
+class Direct:
+    """One mover; there are several, so that one asks while another transfers."""
+
+    idle_seconds = 1.0
+    quiet_seconds_max = 300.0
+
+    def __init__(
+        self,
+        slot: int,
+        shared: Shared,
+        *,
+        jobs: Callable[[], Sequence[Job]],
+        ledger: Ledger,
+        book: DirectBook,
+        unfinished: Unfinished,
+        engine: Engines,
+        asking: Executor,
+        meter: Meter,
+        bell: Bell,
+        tuner: Tuner,
+        halted: Callable[[Job], bool],
+    ) -> None:
+        """`asking` runs single requests side by side; `halted` tells whether a job must stop at once."""
+        self.name = f"direct {slot}"
+        self._shared = shared
+        self._jobs = jobs
+        self._turn = slot
+        self._ledger = ledger
+        self._book = book
+        self._unfinished = unfinished
+        self._engine = engine
+        self._asking = asking
+        self._meter = meter
+        self._bell = bell
+        self._tuner = tuner
+        self._halted = halted
+
+    def step(self, beat: Callable[[], None]) -> bool:
+        """Move one batch, of each job in turn."""
+        jobs = [job for job in self._jobs() if job.config.mode == "direct" and self._may_move(job)]
+        self._turn += 1
+        for offset in range(len(jobs)):
+            job = jobs[(self._turn + offset) % len(jobs)]
+            if items := self._claim(job):
+                try:
+                    with structlog.contextvars.bound_contextvars(job=job.name):
+                        return self._batch(job, items, beat)
+                finally:
+                    with self._shared.lock:
+                        self._shared.claimed -= {item.id for item in items}
+                    self._bell.ring()
+        return False
+
+    def _may_move(self, job: Job) -> bool:
+        pauses = self._ledger.views.pauses(job.id)
+        rests = pauses.pull_until_ms is not None or pauses.push_until_ms is not None or self._halted(job)
+        return not rests and job.source.endpoints.available() and job.destination.endpoints.available()
+
+    def _claim(self, job: Job) -> list[Item]:
+        """The next objects, with this attempt counted; a large one alone."""
+        shared = self._shared
+        with shared.lock:
+            limit = BATCH_OBJECTS + len(shared.claimed)
+            candidates = self._ledger.views.candidates(job.id, limit, job.config.order)
+            chosen = _together(job, [item for item in candidates if item.id not in shared.claimed])
+            try:
+                self._book.claim(chosen)
+            except LostRace:
+                return []
+            shared.claimed |= {item.id for item in chosen}
+        return [replace(item, attempts=item.attempts + 1) for item in chosen]
+
+    def _batch(self, job: Job, items: Sequence[Item], beat: Callable[[], None]) -> bool:
+        started = time.monotonic()
+        url: str | None = None
+        turn = max(item.attempts for item in items) - 1
+        settled: dict[int, Settled] = {}
+        went = True
+        try:
+            with (
+                job.source.endpoints.lease(turn) as source,
+                job.destination.endpoints.lease(turn) as destination,
+            ):
+                url = destination.url
+                self._move(job, items, source, destination, settled, beat)
+                told = list(settled.values())
+                tell_mismatches(SOURCE_MISMATCH, job.source.endpoints, source, told)
+                tell_mismatches(DESTINATION_MISMATCH, job.destination.endpoints, destination, told)
+        except EndpointError as error:
+            later = job.not_before_ms(1)
+            for item in items:
+                settled.setdefault(item.id, Returned(item, State.SEEN, error.code, str(error), False, later))
+            went = False
+        found = [_or_park(job, settled.get(item.id) or _untouched(item)) for item in items]
+        delivered = [one for one in found if isinstance(one, Delivered)]
+        self._book.settle(job.id, delivered, [one for one in found if isinstance(one, Returned)], url)
+        log.info(
+            "batch_streamed", endpoint=url, objects=len(delivered), of=len(items),
+            bytes=sum(one.item.size for one in delivered), seconds=round(time.monotonic() - started, 3),
+        )  # fmt: skip
+        return went
+
+    def _move(
+        self,
+        job: Job,
+        items: Sequence[Item],
+        source: Endpoint,
+        destination: Endpoint,
+        settled: dict[int, Settled],
+        beat: Callable[[], None],
+    ) -> None:
+        """Ask the destination, send what it lacks, ask again; what is known of each is in `settled`."""
+        held = self._held(job, destination, items, beat)
+        for item in items:
+            there = held.get(job.destination_key(item.key))
+            verdict = same_object(_listed(item), there) if there else None
+            evidence = verdict.evidence if verdict and verdict.equal else None
+            if there and evidence and evidence.satisfies(job.config.evidence.minimum):
+                known = replace(item, pull_evidence=evidence)
+                settled[item.id] = Delivered(known, there.etag, evidence)
+        sent = self._send(
+            job, [item for item in items if item.id not in settled], source, destination, settled, beat
+        )
+        if not sent:
+            return
+        check = _StreamedCheck(job, destination.client, -1, lambda _item: "", lambda _count: beat())
+        held = self._held(job, destination, sent, beat)
+
+        def one(item: Item) -> Settled:
+            try:
+                judged = check(item, held.get(job.destination_key(item.key)), after_push=True)
+            except (ObjectError, EndpointError) as error:
+                judged = refused(item, error, State.SEEN, job.not_before_ms(item.attempts))
+            return _seen_again(judged or _untouched(item))
+
+        for answer in self._asking.map(one, sent):
+            beat()
+            settled[answer.item.id] = answer
+
+    def _held(
+        self, job: Job, destination: Endpoint, items: Sequence[Item], beat: Callable[[], None]
+    ) -> Mapping[bytes, Listed]:
+        return holdings(
+            destination.client,
+            [job.destination_key(item.key) for item in items],
+            version=job.destination.list_version,
+            pool=self._asking,
+            beat=beat,
+        )
+
+    def _send(
+        self,
+        job: Job,
+        items: Sequence[Item],
+        source: Endpoint,
+        destination: Endpoint,
+        settled: dict[int, Settled],
+        beat: Callable[[], None],
+    ) -> list[Item]:
+        """Stream the objects; those that were sent, with what is known of their bytes."""
+        if not items:
+            return []
+
+        def moved(count: int) -> None:
+            self._meter.add(job.id, Direction.PULL, count)
+            self._meter.add(job.id, Direction.PUSH, count)
+
+        ends = Ends(
+            job, source.client, self._engine.native.sink(job.destination.remote(destination)),
+            self._unfinished, self._shared.memory, StagedCheck(job, source.client), self._engine.draw, moved,
+            lambda: self._halted(job),
+        )  # fmt: skip
+        lane = Lane(job.id, Direction.PUSH)
+        choice = self._tuner.choose(lane, destination.health.latency_ms, len(items))
+        with ThreadPoolExecutor(min(choice.workers, len(items), HANDS_MAX), self.name) as pool:
+            left = {pool.submit(_streamed, ends, destination, item): item for item in items}
+            pending = set(left)
+            while pending:
+                _done, pending = wait(pending, timeout=_BEAT_SECONDS)
+                beat()
+        results = [one.result() for one in left]
+        settled |= {one.item.id: one for one in results if isinstance(one, Returned)}
+        return [_with_proof(one) for one in results if isinstance(one, Staged)]
+
+
+class _StreamedCheck(DeliveredCheck):
+    """There is no file to compute more from: what was computed on the way is all there is."""
+
+    def _rehash(self, item: Item, wanted: Wanted) -> Digests:
+        if item.digests is None:
+            raise ValueError(f"object {item.id} was never streamed")
+        return item.digests
+
+
+def _together(job: Job, candidates: Sequence[Item]) -> list[Item]:
+    """What makes a batch: in order, a large object alone, what failed before in ever smaller company."""
+    chosen: list[Item] = []
+    size, company = 0, BATCH_OBJECTS
+    for item in candidates:
+        company = min(company, max(1, BATCH_OBJECTS >> (2 * item.attempts)))
+        if chosen and (len(chosen) >= company or size + item.size > BATCH_BYTES or is_large(job, item)):
+            break
+        chosen.append(item)
+        size += item.size
+        if is_large(job, item):
+            break
+    return chosen
+
+
+def _streamed(ends: Ends, destination: Endpoint, item: Item) -> Staged | Returned:
+    job = ends.job
+    later = job.not_before_ms(item.attempts)
+    try:
+        ends.look(0)
+        return stream(ends, item)
+    except Stopped:
+        return _untouched(item)
+    except (ObjectError, EndpointError) as error:
+        return refused(item, error, State.SEEN, later)
+    except TransferFailed as error:
+        if error.failure is Failure.ENDPOINT:
+            job.destination.endpoints.report(destination, EndpointDown(str(error)))
+        counted = error.failure not in BLAMELESS
+        return Returned(item, State.SEEN, FAILURE_CODES[error.failure], str(error), counted, later)
+
+
+def _with_proof(staged: Staged) -> Item:
+    return replace(
+        staged.item, digests=staged.digests, part_size=staged.part_size, pull_evidence=staged.evidence
+    )
+
+
+def _listed(item: Item) -> Listed:
+    return Listed(item.key, item.size, item.etag, item.modified_ms)
+
+
+def _untouched(item: Item) -> Returned:
+    return Returned(
+        item, State.SEEN, "interrupted", "the transfer was ended before it was over", counted=False
+    )
+
+
+def _seen_again(settled: Settled) -> Settled:
+    """What would rest on a volume has no local copy here: it is fetched again."""
+    if isinstance(settled, Returned) and settled.to is State.STAGED:
+        return replace(settled, to=State.SEEN)
+    return settled
+
+
+def _or_park(job: Job, settled: Settled) -> Settled:
+    """After the last attempt a person must look; until then it waits its turn."""
+    if not isinstance(settled, Returned) or settled.to is not State.SEEN or not settled.counted:
+        return settled
+    if settled.etag is not None or settled.item.attempts < job.config.attempts:
+        return replace(
+            settled, not_before_ms=settled.not_before_ms or job.not_before_ms(settled.item.attempts)
+        )
+    return Returned(settled.item, State.PARKED, settled.code, settled.message)

@@ -1,0 +1,104 @@
+"""Large objects go on where they broke off: half-pulled chunks wait, half-sent uploads are remembered."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+from s5jtd.engine.contract import Failure, Outcome, Upload
+from s5jtd.engine.parts import unfinished
+from s5jtd.ledger.rows import Chunk, Item, Returned
+from s5jtd.ledger.unfinished import Begun, Part, Unfinished
+from s5jtd.stages.job import Job
+from s5jtd.volumes import space
+from s5jtd.volumes.chunks import ChunkFolder, file_name
+
+MIB: Final = 1 << 20
+#: Parts of a resumable upload: small, because one that breaks off is sent again as a whole ...
+_PART_BYTES_MIN: Final = 8 * MIB
+#: ... but no more of them than this, half of what S3 takes.
+_PARTS_MAX: Final = 5000
+#: After these nothing that came so far can be built on, or there is no room for more.
+_FINAL: Final = frozenset({Failure.GONE, Failure.CHANGED, Failure.SPACE, Failure.LOCAL})
+
+
+def is_large(job: Job, item: Item) -> bool:
+    """Whether an object is worth going on with in the middle: it travels alone then, and natively."""
+    return item.size > job.config.resume_above
+
+
+def part_bytes(size: int) -> int:
+    """The part size of an upload that may have to go on later, in whole MiB."""
+    return max(_PART_BYTES_MIN, -(-size // (_PARTS_MAX * MIB)) * MIB)
+
+
+def put_off(
+    books: Unfinished,
+    job: Job,
+    chunk: Chunk,
+    folder: ChunkFolder,
+    returned: Returned,
+    outcome: Outcome | None,
+) -> bool:
+    """Let a chunk wait with what came of its one object; False where there is nothing to build on.
+
+    Raises:
+        OSError: as the file system says.
+    """
+    item = returned.item
+    if outcome is not None and outcome.failure in _FINAL:
+        return False
+    done = unfinished(folder.data_fd, file_name(item.id), item.size)
+    if not done:
+        return False
+    os.fsync(folder.data_fd)  # the names of the part and of its record
+    return books.put_off(
+        chunk,
+        returned,
+        done_bytes=done,
+        reserved_bytes=max(0, space.footprint(item.size) - done),
+        attempts_max=job.config.attempts,
+    )
+
+
+class UploadBook:
+    """The uploads of one batch, as the engine's contract wants them, in the ledger."""
+
+    def __init__(self, books: Unfinished, job: Job, items: Mapping[str, Item]) -> None:
+        """`items` by the names of their files."""
+        self._books = books
+        self._job = job
+        self._items = items
+        self._lock = threading.Lock()
+        self._begun: dict[str, Begun] = {}
+        #: The names of those of which the destination took something in.
+        self.gained: set[str] = set()
+
+    def recall(self, name: str) -> Upload | None:
+        """See `Uploads.recall`."""
+        found = self._books.upload(self._items[name])
+        if found is None or found.key != self._job.destination_key(self._items[name].key):
+            return None
+        with self._lock:
+            self._begun[name] = found
+        return Upload(found.upload_id, found.part_size, {n: part.etag for n, part in found.parts.items()})
+
+    def begin(self, name: str, upload_id: str, part_size: int) -> None:
+        """See `Uploads.begin`."""
+        item = self._items[name]
+        key = self._job.destination_key(item.key)
+        made = self._books.begin(self._job.id, item, key, upload_id, part_size)
+        with self._lock:
+            self._begun[name] = Begun(made, upload_id, key, part_size)
+
+    def part(self, name: str, upload_id: str, number: int, etag: str) -> None:
+        """See `Uploads.part`."""
+        self._books.took(self._begun[name].id, number, Part(etag))
+        with self._lock:
+            self.gained.add(name)
+
+    def end(self, name: str, upload_id: str) -> None:
+        """See `Uploads.end`."""
+        self._books.end(self._begun[name].id)

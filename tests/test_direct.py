@@ -1,0 +1,119 @@
+"""Direct mode: from bucket to bucket through memory, proven, and going on after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s5jtd.errors import Exit
+from tests.appliance import Appliance, contents, digests, side, some_objects, until
+from tests.chaos import Chaos
+from tests.servers import ODD_KEYS, Server
+from tests.test_metadata import CONTENT, METADATA, TAGS, described, put, tagging
+
+pytestmark = pytest.mark.timeout(180)
+MIB = 1 << 20
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Appliance]:
+    with Appliance(tmp_path, volumes=0) as appliance:
+        yield appliance
+
+
+def job(source: Server, here: str, destination: Server, there: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "archive",
+        "source": side(source, here),
+        "destination": side(destination, there),
+        "mode": "direct",
+        **more,
+    }
+
+
+def test_objects_of_every_key_and_size_arrive_without_a_volume(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = {key: b"bytes of %d" % n for n, key in enumerate(ODD_KEYS)} | some_objects(50)
+    objects |= {b"new\nline": b"x", b"empty": b"", b"large": hashlib.shake_128(b"x").digest(17 * MIB + 1)}
+    moto.fill(here, objects)
+    put(moto, here, "full", **CONTENT, Metadata=METADATA, Tagging=tagging())
+    appliance.configure(job(moto, here, moto, there))
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+
+    assert digests(objects | {b"full": b"body"}) == contents(moto, there)
+    assert described(moto, there, "full") == described(moto, here, "full")
+    assert described(moto, there, "full")["Tags"] == TAGS
+    (report,) = (appliance.folder / "state" / "reports").glob("[0-9]*.json")
+    told = json.loads(report.read_text())
+    assert told["files_synced"] == len(objects) + 1
+    assert {one["key"] for one in told["objects"]} == {key.decode() for key in objects} | {"full"}
+    assert {one["evidence"] for one in told["objects"]} <= {"etag", "checksum", "readback"}
+    assert not appliance.command("ledger", "verify").returncode
+
+
+def test_a_kill_in_the_middle_repeats_nothing_that_arrived(
+    appliance: Appliance, moto: Server, rclone: Server
+) -> None:
+    """Between two kinds of server."""
+    here, there = rclone.new_bucket(), moto.new_bucket()
+    objects = some_objects(900)
+    rclone.fill(here, objects)
+    appliance.configure(job(rclone, here, moto, there, preserve=[]))
+    appliance.start()
+    until(lambda: moto.log.count("PUT") >= 300, "the middle")
+    appliance.stop(signal.SIGKILL)
+    arrived = set(contents(moto, there))
+    moto.log.clear()
+
+    appliance.start()
+
+    assert appliance.settled() == {"delivered": 900}
+    assert digests(objects) == contents(moto, there)
+    again = {one.key for one in moto.log.requests() if one.method == "PUT" and one.kind == "object"}
+    assert not again & arrived
+
+
+def test_a_large_object_goes_on_where_a_kill_broke_it_off(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    body = hashlib.shake_128(b"large").digest(MIB) * 96
+    moto.fill(here, {b"large": body})
+    with Chaos(moto.url) as chaos:
+        up = dataclasses.replace(moto, url=chaos.url)
+        appliance.configure(
+            job(moto, here, up, there, resume_above="32MiB", evidence={"otherwise": "accept"})
+        )
+        appliance.start()
+
+        def sent() -> int:
+            return sum(one.request_bytes for one in chaos.log if one.method == "PUT")
+
+        until(lambda: sent() >= len(body) // 2, "the middle")
+        appliance.stop(signal.SIGKILL)
+        appliance.start()
+        assert appliance.settled() == {"delivered": 1}
+        assert sent() < 1.5 * len(body)
+        appliance.stop()
+
+    assert digests({b"large": body}) == contents(moto, there)
+
+
+def test_a_dead_destination_costs_no_object_an_attempt(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, some_objects(20))
+    with Chaos(moto.url) as chaos:
+        chaos.pause()
+        appliance.configure(job(moto, here, dataclasses.replace(moto, url=chaos.url), there))
+        appliance.start()
+        until(lambda: appliance.status()["jobs"][0]["state"] == "blocked", "the job's state")
+        chaos.resume()
+        assert appliance.settled() == {"delivered": 20}
+        appliance.stop()
+    assert contents(moto, there) == digests(some_objects(20))

@@ -1,0 +1,87 @@
+"""A large object goes on where it broke off, on both hops, whatever ended it; a proxy counts the bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.appliance import Appliance, contents, digests, side, until
+from tests.chaos import Chaos
+from tests.servers import Server
+
+pytestmark = pytest.mark.timeout(240)
+
+MIB = 1 << 20
+SIZE = 128 * MIB
+BREAKS = 4
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Appliance]:
+    with Appliance(tmp_path, volumes=1) as appliance:
+        yield appliance
+
+
+@pytest.fixture(scope="module")
+def body() -> bytes:
+    return hashlib.shake_128(b"large").digest(MIB) * (SIZE // MIB)
+
+
+def moved(chaos: Chaos, method: str) -> int:
+    """Bytes of bodies that went through the proxy so far."""
+    exchanges = [one for one in chaos.log if one.method == method and one.key == b"large"]
+    return sum(one.response_bytes if method == "GET" else one.request_bytes for one in exchanges)
+
+
+def job(source: Server, here: str, destination: Server, there: str, **more: Any) -> dict[str, Any]:
+    return {
+        "name": "archive",
+        "source": side(source, here),
+        "destination": side(destination, there),
+        "resume_above": "32MiB",
+        "preserve": [],
+        **more,
+    }
+
+
+def break_off(appliance: Appliance, chaos: Chaos, how: str) -> None:
+    """End what runs: the server goes and comes back, or the daemon is killed and started again."""
+    if how == "server":
+        chaos.pause()
+        chaos.resume()
+    else:
+        appliance.stop(signal.SIGKILL)
+        appliance.start()
+
+
+@pytest.mark.parametrize("how", ["server", "daemon"])
+def test_each_byte_travels_about_once_however_often_it_breaks_off(
+    appliance: Appliance, moto: Server, body: bytes, how: str
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, {b"large": body})
+    with Chaos(moto.url) as down, Chaos(moto.url) as up:
+        proxied = dataclasses.replace(moto, url=down.url), dataclasses.replace(moto, url=up.url)
+        appliance.configure(job(proxied[0], here, proxied[1], there))
+        appliance.start()
+        for chaos, method in ((down, "GET"), (up, "PUT")):
+            for number in range(1, BREAKS + 1):
+                goal = number * SIZE // (BREAKS + 1)
+                until(lambda: moved(chaos, method) >= goal, f"break {number}", 90)  # noqa: B023
+                break_off(appliance, chaos, how)
+        assert appliance.settled(120) == {"delivered": 1}
+        appliance.stop()
+        wire = {"down": moved(down, "GET") / SIZE, "up": moved(up, "PUT") / SIZE}
+        print(wire)
+
+    assert digests({b"large": body}) == contents(moto, there)
+    assert max(wire.values()) < 1.6, wire
+    with contextlib.closing(moto.boto()) as boto:
+        assert not boto.list_multipart_uploads(Bucket=there).get("Uploads")
