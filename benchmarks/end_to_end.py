@@ -1,10 +1,11 @@
 """End to end against the bare tool: one pass of the daemon, and `s5cmd run` of the same lines down, then up.
 
-    python benchmarks/end_to_end.py [--rounds 3] [--large 2GiB] [--small 20000] [--mounts]
+    python benchmarks/end_to_end.py [--rounds 3] [--large 2GiB] [--small 20000] [--mounts] [--preserve]
 
 Both move the same bucket between the same two servers on this machine, in turn.  The
 daemon's time holds everything it adds: the listing, every checksum, syncfs, the ledger, the check of the
-destination.  s5cmd's holds nothing but the copying: it neither lists, verifies nor syncs.
+destination.  s5cmd's holds nothing but the copying: it neither lists, verifies nor syncs.  Neither
+carries headers, metadata and tags; with `--preserve` s5jtd does, which costs it a HEAD for each object.
 
 With `--mounts` (as root) both write to file systems of their own, as they would on an appliance; without,
 each syncfs of a volume also waits for what the servers have written to the same disk.
@@ -32,6 +33,8 @@ from s5jtd.units import format_bytes, parse_size
 from tests.appliance import Appliance, side
 from tests.filesystems import loop_volume
 from tests.servers import Server, go_program, running_rclone, running_versitygw
+
+PRESERVE = ["content", "metadata", "tags"]
 
 
 def running(folder: Path) -> contextlib.AbstractContextManager[Server]:
@@ -94,13 +97,24 @@ def bare(server: Server, destination: Server, here: str, there: str, sizes: list
 
 
 def ours(
-    server: Server, destination: Server, here: str, there: str, work: Path, volumes: list[Path]
+    server: Server,
+    destination: Server,
+    here: str,
+    there: str,
+    work: Path,
+    volumes: list[Path],
+    preserve: list[str],
 ) -> float:
     """Seconds of one pass of the daemon, from start to end of the process."""
     with Appliance(work) as appliance:
         appliance.volumes = volumes
         appliance.configure(
-            {"name": "bench", "source": side(server, here), "destination": side(destination, there)}
+            {
+                "name": "bench",
+                "source": side(server, here),
+                "destination": side(destination, there),
+                "preserve": preserve,
+            }
         )
         started = time.perf_counter()
         code = appliance.once()
@@ -111,7 +125,7 @@ def ours(
 
 
 def measure(
-    sizes: list[int], rounds: int, folder: Path, mount_bytes: int | None
+    sizes: list[int], rounds: int, folder: Path, mount_bytes: int | None, preserve: list[str]
 ) -> tuple[list[float], list[float]]:
     """Seconds of both, by turns, so that a machine that slows down slows both."""
     results: tuple[list[float], list[float]] = ([], [])
@@ -123,7 +137,10 @@ def measure(
         for number in range(rounds):
             runs: list[tuple[list[float], Callable[[str, Path, list[Path]], float]]] = [
                 (results[0], lambda there, _, on: bare(source, destination, here, there, sizes, on[0])),
-                (results[1], lambda there, work, on: ours(source, destination, here, there, work, on)),
+                (
+                    results[1],
+                    lambda there, work, on: ours(source, destination, here, there, work, on, preserve),
+                ),
             ]
             for found, run in runs if number % 2 else runs[::-1]:
                 there = destination.new_bucket()
@@ -144,6 +161,7 @@ def main() -> None:
     parser.add_argument("--large", default="2GiB", help="in objects of 128 MiB")
     parser.add_argument("--small", type=int, default=20_000, help="objects of 16 KiB")
     parser.add_argument("--mounts", action="store_true", help="stage on file systems of their own (root)")
+    parser.add_argument("--preserve", action="store_true", help="carry headers, metadata and tags")
     arguments = parser.parse_args()
     large = parse_size(arguments.large)
     cases = [("128 MiB", [128 << 20] * (large >> 27)), ("16 KiB", [16 << 10] * arguments.small)]
@@ -153,7 +171,9 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="s5jtd-bench-") as folder:
             room = 2 * sum(sizes) + (8 << 30) if arguments.mounts else None
-            theirs, mine = measure(sizes, arguments.rounds, Path(folder), room)
+            theirs, mine = measure(
+                sizes, arguments.rounds, Path(folder), room, PRESERVE if arguments.preserve else []
+            )
         ratio = statistics.median(m / t for m, t in zip(mine, theirs, strict=True))
         print(
             f"{len(sizes):>8} {name:>8} {format_bytes(sum(sizes)):>8}  {statistics.median(theirs):>9.1f}"

@@ -37,6 +37,7 @@ COMMON = {"s5jtd", "s5jtd.errors", "s5jtd.events", "s5jtd.log", "s5jtd.model", "
 #: What a room may use besides.  A room that is not here puts others together and may use them all.
 MAY_IMPORT = {
     "s5jtctl": {"s5jtd.protocol"},
+    "s5jtd.api": {"s5jtctl", "s5jtd.metrics", "s5jtd.protocol"},
     "s5jtd.config": set(),
     "s5jtd.control": {"s5jtd.protocol"},
     "s5jtd.daemon": {"s5jtd.problems", "s5jtd.protocol", "s5jtd.worker"},
