@@ -159,6 +159,27 @@ def test_a_listing_of_a_rare_state_goes_through_the_ledger_in_bounded_stretches(
     assert [row["key"] for row in found] == [b"k/%02d" % number for number in range(25)]
 
 
+def test_what_was_staged_and_lost_and_is_gone_at_the_source_is_a_loss_and_no_end(road: Road) -> None:
+    road.see(b"here before", b"never here")
+    chunk, items = road.pull()
+    first, second = items
+    back = Returned(second, State.SEEN, "engine_failed", "x", counted=False)
+    road.ledger.settle_pull(chunk, [staged(first)], [back], "http://s")  # type: ignore[arg-type]
+    taken = road.ledger.take_push(road.volume, [road.job])
+    assert taken is not None
+    rotten = [Returned(item, State.SEEN, "local_rot", "its bytes changed") for item in taken[1]]
+    road.ledger.settle_push(taken[0], [], rotten, "http://d")
+
+    chunk, items = road.pull()
+    gone = [Returned(item, State.GONE, "object_gone", "404") for item in items]
+    road.ledger.settle_pull(chunk, [], gone, "http://s")  # type: ignore[arg-type]
+
+    assert road.states() == {b"here before": "parked", b"never here": "gone"}
+    story = road.ledger.views.explain(road.job, b"here before")
+    assert story is not None
+    assert str(story["object"][0]["reason"]).startswith("lost: its copy on a volume was lost")
+
+
 def test_a_changed_object_travels_again_and_its_old_delivery_stays_in_the_story(road: Road) -> None:
     road.see(b"a")
     deliver_all(road)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from s5jtd.errors import LedgerError, LostRace
-from s5jtd.ledger.rows import Chunk, Item, Staged
+from s5jtd.ledger.rows import Chunk, Item, Returned, Staged
 from s5jtd.ledger.states import ALLOWED, ChunkState, State
 
 #: (state, "objects" or "bytes") -> change
@@ -121,3 +122,14 @@ def _proof(one: Staged) -> tuple[object, ...]:
     digests = one.digests
     part_etag = digests.multipart_etags.get(one.part_size) if one.part_size else None
     return one.evidence, digests.crc64nvme, digests.md5, digests.sha256, one.part_size, part_etag
+
+
+def or_lost(sql: sqlite3.Connection, one: Returned) -> Returned:
+    """Park what its source lost after our own copy of it was lost: that is a loss, and a person must know."""
+    if one.to is not State.GONE:
+        return one
+    (staged_at_ms,) = sql.execute("SELECT staged_at_ms FROM objects WHERE id = ?", (one.item.id,)).fetchone()
+    if staged_at_ms is None:
+        return one
+    message = f"its copy on a volume was lost, and now the source has none: {one.message}"
+    return replace(one, to=State.PARKED, code="lost", message=message)

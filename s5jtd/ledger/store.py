@@ -15,18 +15,20 @@ from s5jtd.ledger import passes, volumes
 from s5jtd.ledger.access import copy_database
 from s5jtd.ledger.adoption import Adoption, adopt, lose
 from s5jtd.ledger.database import Clock, Database
-from s5jtd.ledger.moves import Deltas, count, disembark, is_aboard, keep_delivery, move, move_chunk, stage
+from s5jtd.ledger.moves import (
+    Deltas,
+    count,
+    disembark,
+    is_aboard,
+    keep_delivery,
+    move,
+    move_chunk,
+    or_lost,
+    stage,
+)
 from s5jtd.ledger.patience import OnBlocked, give_up, patient
 from s5jtd.ledger.rearm import Doubt, Found, settle
-from s5jtd.ledger.rows import (
-    FOREVER_MS,
-    Chunk,
-    Delivered,
-    Item,
-    Returned,
-    Staged,
-    Volume,
-)
+from s5jtd.ledger.rows import FOREVER_MS, Chunk, Delivered, Item, Returned, Staged, Volume
 from s5jtd.ledger.states import RETREAT, ChunkState, State
 from s5jtd.ledger.views import BACKOFF_MS_MAX, Views
 from s5jtd.model import Evidence, Listed
@@ -442,6 +444,8 @@ class Ledger:
         now: int,
     ) -> None:
         """Move what did not make its hop to where each entry says, and keep the reason."""
+        if was is State.PULLING:
+            returned = [or_lost(sql, one) for one in returned]
         for to in {one.to for one in returned}:
             these = [one for one in returned if one.to is to]
             parked = to is State.PARKED
