@@ -25,7 +25,7 @@ demo: $(VENV)/demo.stamp
 	$(VENV)/bin/s5jtd demo
 
 test: $(VENV)/test.stamp
-	$(RUN) pytest -n 2 --dist loadfile $(TESTS)
+	$(RUN) pytest -n 4 --dist worksteal $(TESTS)
 
 # Servers that no Python package brings; they take a while to build, once.
 test-go: $(VENV)/test.stamp

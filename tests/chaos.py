@@ -114,6 +114,11 @@ class Exchange:
         """The object's key; empty for a request about the bucket."""
         return _key(self.path)
 
+    @property
+    def fetches(self) -> bool:
+        """Whether it asks for the bytes of an object, and not for its tags or a list."""
+        return self.method == "GET" and bool(self.key) and not self.query.startswith("tagging")
+
 
 @dataclass
 class Fault:

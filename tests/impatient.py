@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from s5jtd import app, jobs, pool
+from s5jtd.engine.choice import Engines
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.link.line import Line
 from s5jtd.s3 import endpoints
@@ -62,20 +63,21 @@ class Impatient(Appliance):
             until(self.running, "the daemon's first answer")
 
 
-def _engine(line: Line) -> S5cmd:
+def _engines(line: Line) -> Engines:
     config = Path(sys.argv[sys.argv.index("--config") + 1])
     other = config.with_name("s5cmd")
-    return S5cmd(
+    s5cmd = S5cmd(
         other if other.exists() else None,
         stall_seconds=STALL_SECONDS, grace_seconds=1.0, ways=line.open,
     )  # fmt: skip
+    return Engines(s5cmd, line.open, lambda direction, size: line.budget(direction).draw(size))
 
 
 def lose_patience() -> None:
     """Cut short whatever this process and those forked from it would wait for."""
     link = functools.partial(Link, read_seconds=STALL_SECONDS, connect_seconds=STALL_SECONDS)
     shorter: list[tuple[object, str, object]] = [
-        (app, "_engine", _engine),
+        (app, "_engines", _engines),
         (jobs, "Transport", link),
         (endpoints, "_BACKOFF_SECONDS", BREAKER_SECONDS),
         (endpoints, "_REFUSED_SECONDS_MIN", BREAKER_SECONDS),

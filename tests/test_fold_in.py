@@ -63,7 +63,7 @@ class Site:
         self.volume.ledger_id = self.ledger.enrol_volume(stamp.uuid, "vol1", str(self.volume.path), 1).id
         job_id = self.ledger.enrol_job("archive", "s3://a/", "s3://b/")
         source = SimpleNamespace(endpoints=SimpleNamespace(lease=nobody_answers))
-        config = SimpleNamespace(source=SimpleNamespace(directory="/data/hot"))
+        config = SimpleNamespace(source=SimpleNamespace(directory="/data/hot"), resume_above=1 << 30)
         self.job: Any = SimpleNamespace(id=job_id, name="archive", config=config, source=source)
 
     def close(self) -> None:

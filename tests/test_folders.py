@@ -70,6 +70,7 @@ def upload(hot: Path, server: Server, there: str, **source: Any) -> dict[str, An
 
 # A folder to a bucket
 
+BAD_NAME = os.fsdecode(b"not UTF-8 \xff\n")
 TREE = {
     "a-b": b"1",
     "a/b": b"22",
@@ -110,7 +111,7 @@ def test_delivered_files_leave_in_the_same_run(
 ) -> None:
     there, done = moto.new_bucket(), appliance.folder / "done"
     fill(hot, TREE)
-    fill(hot, {"bad\nname": b"no server takes it from s5cmd"})
+    fill(hot, {BAD_NAME: b"no engine can name it"})
     fill(done, {"a/b": b"of an earlier day"})
     appliance.configure(
         upload(hot, moto, there, after="delete" if after == "delete" else {"move": str(done)})
@@ -118,7 +119,7 @@ def test_delivered_files_leave_in_the_same_run(
 
     assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
 
-    assert list(files_in(hot)) == ["bad\nname"]
+    assert list(files_in(hot)) == [BAD_NAME]
     assert digests({b"site/" + name.encode(): body for name, body in TREE.items()}) == contents(moto, there)
     if after == "move":
         assert files_in(done) == {**TREE, "a/b": b"of an earlier day", "a/b.1": TREE["a/b"]}

@@ -72,7 +72,9 @@ class Site:
             volume.path.mkdir()
             assert self.pool.attach(volume, cast("Any", lambda *_: None), lambda: None)
         job_id = self.ledger.enrol_job("archive", "s3://a/", "s3://b/")
-        config = SimpleNamespace(chunk=SimpleNamespace(objects=1000, bytes=64 * MIB), order="key")
+        config = SimpleNamespace(
+            chunk=SimpleNamespace(objects=1000, bytes=64 * MIB), order="key", mode="staged", resume_above=GIB
+        )
         link = SimpleNamespace(endpoints=SimpleNamespace(available=lambda: True))
         job = SimpleNamespace(id=job_id, name="archive", config=config, source=link, held=None)
         self.job = cast("Job", job)

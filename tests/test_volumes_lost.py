@@ -122,7 +122,7 @@ def test_d10_d28_what_only_a_lost_disk_held_is_pulled_again_and_its_return_sends
     struck.start()
     until(appliance.running, "the first answer")
 
-    until(lambda: appliance.counted() == {"delivered": 39, "gone": 1}, "what can be had without the disk")
+    until(lambda: appliance.counted() == {"delivered": 39, "parked": 1}, "what can be had without the disk")
     assert [e["objects"] for e in appliance.events("volume_given_up")] == [len(held)]
     assert list(lost.path.iterdir()) == []  # D10: nothing is written where nothing is mounted
     lost.mount()
