@@ -63,6 +63,7 @@ class Ledger:
         self._db.close()
 
     def _now(self) -> int:
+        """The time; asked inside a transaction, so that a step is never dated before the one it follows."""
         return int(self._clock() * 1000)
 
     # Who is there
@@ -235,8 +236,8 @@ class Ledger:
 
     def park(self, job_id: int, items: Sequence[Item], code: str, message: str) -> None:
         """Objects that are `seen` and cannot travel: a person must look."""
-        now = self._now()
         with self._db.writing() as sql:
+            now = self._now()
             move(
                 sql, job_id, State.SEEN, State.PARKED, items,
                 "since_ms = ?, reason = ?", [(now, f"{code}: {message}")] * len(items),
@@ -247,8 +248,8 @@ class Ledger:
     def take_pull(self, volume_id: int, resting_jobs: Iterable[int] = ()) -> Chunk | None:
         """The oldest planned chunk of a volume, now `pulling`; not one of the resting jobs."""
         paused = sorted(resting_jobs)
-        now = self._now()
         with self._db.writing() as sql:
+            now = self._now()
             row = sql.execute(
                 "SELECT id, name, job_id FROM chunks WHERE volume_id = ? AND state = 'planned'"
                 " AND (not_before_ms <= ? OR not_before_ms > ?)"
@@ -268,9 +269,9 @@ class Ledger:
         `staged -> staged`, `returned` where each says.  Without any staged object the chunk is over.  To an
         older ledger a chunk may be `planned` whose seal is on the volume already.
         """
-        now = self._now()
         size = sum(one.item.size for one in staged)
         with self._db.writing() as sql:
+            now = self._now()
             stage(sql, chunk.job_id, staged, now)
             self._return(sql, chunk, State.PULLING, returned, "pull", endpoint, now)
             move_chunk(
@@ -287,10 +288,10 @@ class Ledger:
 
         Objects that failed before travel in ever smaller company, like those of a pull.
         """
-        now = self._now()
-        far = now + BACKOFF_MS_MAX
         able = sorted(jobs)
         with self._db.writing() as sql:
+            now = self._now()
+            far = now + BACKOFF_MS_MAX
             row = sql.execute(
                 "SELECT id, name, job_id FROM chunks WHERE volume_id = ? AND state = 'sealed'"
                 f" AND (not_before_ms <= ? OR not_before_ms > ?) AND job_id IN ({', '.join('?' * len(able))})"
@@ -320,8 +321,8 @@ class Ledger:
         endpoint: str | None,
     ) -> None:
         """Write down what the destination was seen to hold: `pushing -> delivered`, or back."""
-        now = self._now()
         with self._db.writing() as sql:
+            now = self._now()
             # First of all: what comes to rest is noted with the endpoint it went through.
             sql.execute(
                 "UPDATE chunks SET push_endpoint = coalesce(?, push_endpoint) WHERE id = ?",
@@ -363,8 +364,8 @@ class Ledger:
 
     def retry(self, job_id: int, key: bytes | None) -> int:
         """Re-arm one parked object, or all of a job; those with a local copy go on from there."""
-        now = self._now()
         with self._db.writing() as sql:
+            now = self._now()
             rows = sql.execute(
                 "SELECT id, key, size, etag, modified_ms, attempts, aboard, chunk_id FROM objects"
                 " WHERE job_id = ? AND state = 6 AND (? IS NULL OR key = ?)",
@@ -423,8 +424,8 @@ class Ledger:
     def unplan(self, chunk: Chunk) -> None:
         """Give a chunk that never began back: its objects are `seen`, their attempt not counted."""
         items = self.views.pulling(chunk.id)
-        now = self._now()
         with self._db.writing() as sql:
+            now = self._now()
             move(
                 sql, chunk.job_id, State.PULLING, State.SEEN, items,
                 "since_ms = ?, attempts = attempts - 1, chunk_id = NULL", [(now,)] * len(items),

@@ -163,6 +163,8 @@ class Relay:
                 task = loop.create_task(self._serve(client, route))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
+                # One that is ended before it began never comes to close it.
+                task.add_done_callback(lambda _, client=client: client.close())  # type: ignore[misc]
         finally:
             for task in tasks:
                 task.cancel()
