@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.listing import BUCKET, PAGE, serve
+from s5jtd import log
 from s5jtd.config import JobConfig
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.jobs import build_job
@@ -32,6 +33,7 @@ from s5jtd.worker import Bell
 
 def look(url: str, folder: Path, result: Connection) -> None:
     """One look at the source; tells objects, fresh ones, CPU seconds of the look, peak MB of the process."""
+    log.configure("warning")
     anonymous = {"anonymous": True}
     config = JobConfig.model_validate(
         {

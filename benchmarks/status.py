@@ -14,13 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from s5jtd import protocol
+from s5jtd import log, protocol
 from s5jtd.config import JobConfig
 from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
 from s5jtd.jobs import build_job
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Listed
 from s5jtd.pool import Pool
@@ -76,7 +77,7 @@ def measure(objects: int) -> tuple[float, float]:
         folder = Path(name)
         ledger, job = filled(folder, objects)
         problems = Problems()
-        desk = StatusDesk(ledger, Pool([], ledger, problems), Meter(), problems, "-")
+        desk = StatusDesk(ledger, Pool([], ledger, problems), Meter(), Tuner(lambda: 4), problems, "-")
         calls = []
         for _ in range(200):
             started = time.perf_counter()
@@ -101,6 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000)
     sizes = (10, parser.parse_args().objects)
+    log.configure("warning")
     print(f"{'objects':>10}  {'status, ms':>10}  {'s5jtctl status as a process, ms':>32}")
     for size in sizes:
         call, process = measure(size)

@@ -1,0 +1,1 @@
+"""What the program costs, measured by hand; each script prints a table."""
