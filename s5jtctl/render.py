@@ -225,7 +225,11 @@ def reloaded(reply: Reply, _look: Look) -> list[str]:
     lines = [_words(reply["result"])]
     lines += [f"  in force: {safe(name)}" for name in reply["changed"]]
     lines += [f"  not before a restart: {safe(name)}" for name in reply["kept"]]
-    return lines if reply["changed"] or reply["kept"] else [f"{lines[0]}, nothing differs"]
+    if len(lines) == 1:
+        lines = [f"{lines[0]}, nothing differs"]
+    # Whether they changed cannot be seen from inside, so it is said each time.
+    given = [safe(name) for name in reply.get("given", ())]
+    return lines + [f"  as at the start, until a restart: {name}" for name in given]
 
 
 def event(reply: Reply) -> str:

@@ -28,7 +28,7 @@ from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
 from s5jtd.folders.engine import FolderEngine
 from s5jtd.folders.paths import ignore_lease_breaks
 from s5jtd.hotplug import HotPlug, volumes_now
-from s5jtd.jobs import build_job, timetables
+from s5jtd.jobs import build_job, given_at_start, timetables
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState
@@ -356,8 +356,9 @@ class App:
         changed, kept = changes(self.config, new)
         self._apply(merged(self.config, new))
         self.problems.clear("config_invalid", "config")
-        log.info("reloaded", changed=changed, kept=kept)
-        return {"result": "reloaded", "changed": changed, "kept": kept}
+        given = given_at_start(self.config)
+        log.info("reloaded", changed=changed, kept=kept, given=given)
+        return {"result": "reloaded", "changed": changed, "kept": kept, "given": given}
 
     def _keep_orders(self, *configs: Config) -> None:
         self.ledger.database.keep_orders({job.order for config in configs for job in config.jobs})

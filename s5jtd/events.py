@@ -137,7 +137,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "error", "the changed configuration cannot be used; the former one stays in force"
         ),
         "reloaded": Event(
-            "info", "the configuration was read again; `kept` names what a restart is needed for"
+            "info",
+            "the configuration was read again; `kept` names what a restart is needed for, `given` the"
+            " credentials that are still those of the start",
         ),
         "reports_copied": Event("info", "run reports were copied to the bucket of reports.upload"),
         "reports_not_copied": Event(

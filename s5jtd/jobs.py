@@ -179,6 +179,13 @@ def credential_source(config: S3Side) -> CredentialSource:
             return CredentialSource(keys=Credentials(given.access_key_id, secret, token))
 
 
+def given_at_start(config: Config) -> list[str]:
+    """Whose credentials the service manager hands to a process only when it starts it."""
+    sides = config.s3_sides()
+    given = (SystemdCredentials, EnvCredentials)
+    return sorted({str(credential_source(side)) for side in sides if isinstance(side.credentials, given)})
+
+
 def timetables(config: Config) -> dict[Direction, Timetable]:
     """The limits of the link as configured."""
     bandwidth = config.limits.bandwidth

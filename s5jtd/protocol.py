@@ -524,6 +524,7 @@ class Reloaded(TypedDict):
     result: Literal["reloaded"]
     changed: list[str]  #: settings in force from now on
     kept: list[str]  #: settings that differ in the file but need a restart
+    given: NotRequired[list[str]]  #: credentials that the service manager hands out at the start alone
 
 
 class Subscribed(TypedDict):

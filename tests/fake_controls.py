@@ -261,7 +261,10 @@ class FakeControls:
 
     def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
         self.asked.append(request)
-        return {"result": "reloaded", "changed": ["limits.bandwidth"], "kept": ["state_dir"]}
+        given = ["systemd credential cloud"]
+        return {
+            "result": "reloaded", "changed": ["limits.bandwidth"], "kept": ["state_dir"], "given": given,
+        }  # fmt: skip
 
     def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[protocol.Event | None]:
         at = request.since if isinstance(request.since, int) else len(self.events) if request.follow else 0

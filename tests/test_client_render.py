@@ -416,7 +416,12 @@ success  1769860000     85  85.0 MiB  1m 1s       0       0  2026-01-31T11:46:40
     (
         render.reloaded,
         FakeControls().config_reload(requests.ConfigReload()),
-        "reloaded\n  in force: limits.bandwidth\n  not before a restart: state_dir\n",
+        """\
+reloaded
+  in force: limits.bandwidth
+  not before a restart: state_dir
+  as at the start, until a restart: systemd credential cloud
+""",
     ),
     (render.reloaded, {"result": "reloaded", "changed": [], "kept": []}, "reloaded, nothing differs\n"),
     (render.retried, {"retried": 1200}, "1,200 will travel again\n"),

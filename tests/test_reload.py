@@ -64,7 +64,7 @@ def test_new_endpoints_are_used_at_once(appliance: Appliance, moto: Server) -> N
     appliance.configure(good)
 
     assert reload(appliance) == {
-        "result": "reloaded", "changed": ["jobs[archive].source.endpoints"], "kept": [],
+        "result": "reloaded", "changed": ["jobs[archive].source.endpoints"], "kept": [], "given": [],
     }  # fmt: skip
     assert appliance.settled() == {"delivered": 1}
     until(lambda: not appliance.status()["problems"], "an end of the problems of what is no more")
@@ -90,6 +90,7 @@ def test_a_job_whose_road_changed_goes_on_along_the_old_one_with_all_else_new(
         "result": "reloaded",
         "changed": ["jobs[archive].scan_every"],
         "kept": ["jobs[archive].destination.bucket"],
+        "given": [],
     }
     moto.fill(here, {b"k": b"x"})
     assert until(lambda: appliance.counted() == {"delivered": 1}, "the new interval")
@@ -131,3 +132,6 @@ def test_new_keys_in_the_file_are_signed_with_from_the_reload_on(appliance: Appl
 
     assert [path.rpartition(".")[2] for path in told["changed"]] == ["access_key_id", "secret_access_key"]
     assert appliance.settled() == {"delivered": 1}
+
+    appliance.configure({**good, "source": {**good["source"], "credentials": {"systemd": "cloud"}}})
+    assert reload(appliance)["given"] == ["systemd credential cloud"]  # it may have changed, but not for us

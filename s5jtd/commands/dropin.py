@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 import click
 
-from s5jtd.config import Config, FolderDestination, FolderSource, S3Side, VolumeSpec, expand_volumes
+from s5jtd.config import Config, FolderDestination, FolderSource, VolumeSpec, expand_volumes
 from s5jtd.config.sides import Move, SystemdCredentials
 from s5jtd.errors import Exit, NotPermitted, S5jtError
 from s5jtd.s3.credentials import CREDENTIALS_FOLDER
@@ -81,7 +81,7 @@ def render(config: Config, config_path: Path) -> str:
         "# may come later.",
         *(f"{name}={_quoted(path)}" for path in _writable(config) for name in _RIGHTS),
     ]
-    if names := sorted(set(_credentials(config))):
+    if names := sorted(set(credential_names(config))):
         lines += [
             "# Secrets, for the daemon alone.  Where a file is missing it gets the text below,",
             "# and only the jobs that need it stand still.",
@@ -137,14 +137,11 @@ def _first_magic(path: Path) -> int:
     return next(number for number, part in enumerate(path.parts) if any(sign in part for sign in "*?["))
 
 
-def _credentials(config: Config) -> Iterator[str]:
-    for job in config.jobs:
-        for side in (job.source, job.destination):
-            if isinstance(side, S3Side) and isinstance(side.credentials, SystemdCredentials):
-                yield side.credentials.systemd
-    upload = config.reports.upload
-    if upload is not None and isinstance(upload.credentials, SystemdCredentials):
-        yield upload.credentials.systemd
+def credential_names(config: Config) -> Iterator[str]:
+    """Every NAME of a `credentials: {systemd: NAME}`."""
+    for side in config.s3_sides():
+        if isinstance(side.credentials, SystemdCredentials):
+            yield side.credentials.systemd
 
 
 def _quoted(path: PurePath) -> str:

@@ -21,6 +21,8 @@ from s5jtd.s3.credentials import CREDENTIALS_FOLDER
 USER = "s5jtd"
 GROUPS = ("s5jt", "s5jt-operators")
 UNIT = "s5jtd.service"
+#: Where systemd keeps what it handed out.
+_GIVEN = Path("/run/credentials") / UNIT
 _AGAIN = "run install.sh of the bundle again"
 
 #: Subject, whether it is well, what was seen, what to do.
@@ -91,6 +93,22 @@ def _units(config: Config, config_path: Path) -> Iterator[Seen]:
     detail = f"{enabled or 'not there'}, {active}"
     yield ("unit s5jtd.service", enabled == "enabled", detail, "systemctl enable --now s5jtd")
     yield _dropin(config, config_path)
+    if active == "active" and os.geteuid() == 0:
+        yield from _given(config)
+
+
+def _given(config: Config) -> Iterator[Seen]:
+    """Whether the running daemon has the secrets of today: systemd hands them out at the start alone."""
+    for name in sorted(set(dropin.credential_names(config))):
+        try:
+            given, here = (folder / name for folder in (_GIVEN, CREDENTIALS_FOLDER))
+            same = given.read_bytes() == here.read_bytes()
+        except OSError:
+            continue  # it comes from elsewhere, or never came: the look at the credentials tells
+        detail = (
+            "the daemon has it" if same else "changed since the daemon was started, which has the former one"
+        )
+        yield (f"systemd credential {name}", same, detail, "systemctl restart s5jtd")
 
 
 def _dropin(config: Config, config_path: Path) -> Seen:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from s5jtd.config import values as v
-from s5jtd.config.sides import Destination, S3Destination, Section, Source
+from s5jtd.config.sides import Destination, S3Destination, S3Side, Section, Source
 from s5jtd.config.tree import KeyPath
 from s5jtd.model import Evidence
 
@@ -155,6 +156,11 @@ class Config(Section):
     def public(self) -> dict[str, Any]:
         """What holds, as plain JSON values, with `***` for each secret."""
         return self.model_dump(mode="json", by_alias=True)
+
+    def s3_sides(self) -> Iterator[S3Side]:
+        """Every bucket that is named: both sides of each job, and where reports go."""
+        sides = [side for job in self.jobs for side in (job.source, job.destination)]
+        yield from (side for side in (*sides, self.reports.upload) if isinstance(side, S3Side))
 
 
 def sections_at(path: KeyPath) -> list[type[Section]]:

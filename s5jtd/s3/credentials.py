@@ -156,9 +156,7 @@ class CredentialProvider:
             return lambda: source.keys
         if source.systemd:
             path = self._systemd_file(source.systemd)
-            return _constant(
-                _from_file(path, "default", hint=f"LoadCredential={source.systemd}:FILE names it")
-            )
+            return _constant(_from_file(path, "default", hint=_fill(source.systemd)))
         if source.env:
             return _constant(_from_environment(self._environ, source.env))
         if source.profile:
@@ -176,7 +174,7 @@ class CredentialProvider:
         if not directory:
             raise EndpointRefused(
                 f"{self._source}: systemd gave us no credentials",
-                hint=f"put it into {CREDENTIALS_FOLDER / name}, then as root: s5jtd volumes dropin --write",
+                hint=_fill(name),
             )
         return Path(directory) / name
 
@@ -216,6 +214,11 @@ def write_shared_file(directory: Path, name: str, credentials: Credentials) -> P
         Path(temporary).unlink(missing_ok=True)
         raise
     return directory / name
+
+
+def _fill(name: str) -> str:
+    file = CREDENTIALS_FOLDER / name
+    return f"fill {file}, then as root: s5jtd volumes dropin --write && systemctl restart s5jtd"
 
 
 def _constant(credentials: Credentials) -> _Reader:
