@@ -9,6 +9,7 @@ from typing import NamedTuple
 from s5jtd.ledger.chronicle import Chronicle
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.headroom import Headroom
 from s5jtd.model import Evidence
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
@@ -39,6 +40,7 @@ class Alarms:
         pool: Pool,
         reports: ReportFolder,
         chronicle: Chronicle,
+        headroom: Headroom,
         problems: Problems,
     ) -> None:
         """`jobs` tells which jobs there are now."""
@@ -47,6 +49,7 @@ class Alarms:
         self._pool = pool
         self._reports = reports
         self._chronicle = chronicle
+        self._headroom = headroom
         self._problems = problems
         self._seldom_at = 0.0
         self._reported: dict[str, int] = {}
@@ -61,6 +64,7 @@ class Alarms:
             self._clock(shot)
         self._endpoints_that_went({shot.subject for shot in shots})
         self._events()
+        self._memory()
         if time.monotonic() >= self._seldom_at:
             self._seldom_at = time.monotonic() + SELDOM_SECONDS
             self._volumes_that_went()
@@ -103,6 +107,15 @@ class Alarms:
             self._chronicle.trouble is not None, "events_not_kept", "events",
             f"what happens now is not kept for `s5jtctl events`: {self._chronicle.trouble}",
             "make room on the disk under state_dir",
+        )  # fmt: skip
+
+    def _memory(self) -> None:
+        headroom = self._headroom
+        self._tell(
+            headroom.divisor > 1, "memory_short", "s5cmd",
+            f"s5cmd was killed, as the kernel does when memory runs out ({headroom.killed} times); so only"
+            f" one in {headroom.divisor} of the usual transfers runs at a time",
+            "see who took the memory: journalctl -k | grep -i oom; it is more again when runs end well",
         )  # fmt: skip
 
     def _volumes_that_went(self) -> None:

@@ -141,8 +141,9 @@ class App:
         self._keep_orders(config)
         self._jobs |= {job.id: job for job in map(self._build, config.jobs)}
         self._alarms = Alarms(
-            self.job_list, self.ledger, self.pool, self.reports, self.chronicle, self.problems
-        )
+            self.job_list, self.ledger, self.pool, self.reports, self.chronicle, self.tuner.headroom,
+            self.problems,
+        )  # fmt: skip
         self._hire()
         self._single_pass = SinglePass(
             self.job_list, self._scans, self.ledger, self.pool, self._plan, self.bell

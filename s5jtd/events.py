@@ -239,6 +239,7 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
             "the ledger's file was deleted or replaced while in use", "ledger_replaced"
         ),
         "ledger_wal_large": Trouble("a program reads the ledger and does not end"),
+        "memory_short": Trouble("s5cmd was killed as when memory runs out; less runs at a time"),
         "metrics_not_written": Trouble("the file of metrics cannot be written"),
         "objects_parked": Trouble("objects cannot travel without a person"),
         "reports_not_copied": Trouble(

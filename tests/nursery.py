@@ -30,17 +30,20 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 KILL: Final = "KILL"  #: The whole daemon is gone before the call; any other fate is the errno it fails with.
+LOST: Final = "LOST"  #: The end of the file that the call is about is lost, and it fails with EIO.
 
 #: Of x86-64.  What changes names or makes anything durable.
 CALLS: Final = {
     74: "fsync", 75: "fdatasync", 306: "syncfs", 82: "rename", 264: "renameat", 316: "renameat2",
     87: "unlink", 263: "unlinkat", 83: "mkdir", 258: "mkdirat", 84: "rmdir", 76: "truncate", 77: "ftruncate",
 }  # fmt: skip
+#: Made very often and of no moment to most: stopped at only where the pattern of a fate names it.
+ON_REQUEST: Final = {3: "close"}
 #: Which argument is a descriptor to describe, and which a path; -1: none.
 _ARGUMENTS: Final = {
     "fsync": (0, -1), "fdatasync": (0, -1), "syncfs": (0, -1), "ftruncate": (0, -1), "rename": (-1, 1),
     "renameat": (2, 3), "renameat2": (2, 3), "unlink": (-1, 0), "unlinkat": (0, 1), "mkdir": (-1, 0),
-    "mkdirat": (0, 1), "rmdir": (-1, 0), "truncate": (-1, 0),
+    "mkdirat": (0, 1), "rmdir": (-1, 0), "truncate": (-1, 0), "close": (0, -1),
 }  # fmt: skip
 
 
@@ -163,11 +166,11 @@ _INFO: Final = struct.Struct("=B3xIQQQ6QI4x")
 _SURVIVORS_SECONDS = 10.0
 
 
-def _watched_only() -> None:
-    """Let the kernel stop this process, and all it will ever start, at the calls of `CALLS` alone."""
+def _watched_only(on: str) -> None:
+    """Let the kernel stop this process, and all it will ever start, at the durable calls alone."""
     load, jump_equal, give = 0x20, 0x15, 0x06
     trace, allow = 0x7FF00000, 0x7FFF0000
-    numbers = sorted(CALLS)
+    numbers = sorted([*CALLS, *(number for number, name in ON_REQUEST.items() if name in on)])
     program = [(load, 0, 0, 4), (jump_equal, 0, len(numbers) + 1, _AUDIT_ARCH_X86_64), (load, 0, 0, 0)]
     program += [(jump_equal, len(numbers) - i, 0, number) for i, number in enumerate(numbers)]
     program += [(give, 0, 0, allow), (give, 0, 0, trace)]
@@ -231,19 +234,38 @@ class _Watch:
         if self._fate == KILL:
             os.kill(self._root, signal.SIGKILL)
             return
-        code = getattr(errno, self._fate)
+        if self._fate == LOST:
+            _lose_the_end(pid)
+        code = errno.EIO if self._fate == LOST else getattr(errno, self._fate)
         _libc.ptrace(_POKEUSER, pid, _ORIG_RAX, ctypes.c_void_p(-1))
         _libc.ptrace(_POKEUSER, pid, _RAX, ctypes.c_void_p(-code))
 
 
+def _call_of(pid: int) -> tuple[int, list[int]] | None:
+    """Number and arguments of the call that a thread is stopped at; None if it was killed meanwhile."""
+    buffer = ctypes.create_string_buffer(_INFO.size)
+    if _libc.ptrace(_GET_SYSCALL_INFO, pid, ctypes.c_void_p(_INFO.size), buffer) <= 0:
+        return None
+    _, _, _, _, number, *arguments, _ = _INFO.unpack(buffer.raw)
+    return number, arguments
+
+
+def _lose_the_end(pid: int) -> None:
+    """Of the file that the call's first argument is a descriptor of, half is gone."""
+    call = _call_of(pid)
+    if call is None:
+        return
+    file = f"/proc/{pid}/fd/{call[1][0]}"
+    os.truncate(file, os.stat(file).st_size // 2)
+
+
 def _describe(pid: int) -> str:
     """The call and the kind of file it is about, the same for each run: `fsync vol/s5jtd/#/sealed.json`."""
-    buffer = ctypes.create_string_buffer(_INFO.size)
-    size = _libc.ptrace(_GET_SYSCALL_INFO, pid, ctypes.c_void_p(_INFO.size), buffer)
-    if size <= 0:
-        return "gone"  # killed meanwhile
-    _, _, _, _, number, *arguments, _ = _INFO.unpack(buffer.raw)
-    name = CALLS.get(number, str(number))
+    call = _call_of(pid)
+    if call is None:
+        return "gone"
+    number, arguments = call
+    name = CALLS.get(number) or ON_REQUEST.get(number, str(number))
     descriptor, path = _ARGUMENTS[name]
     place = ""
     with contextlib.suppress(OSError):
@@ -282,7 +304,7 @@ def _live(order: dict[str, Any], ready_fd: int) -> None:
         os.dup2(fd, target)
     os.closerange(3, 256)
     if order["at"] is not None:
-        _watched_only()
+        _watched_only(order["on"])
     sys.argv = ["s5jtd", *order["argv"]]
     from s5jtd.cli import main
 

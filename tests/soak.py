@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crashpoints import CUT, FATES, Case, Strike, run_case, sweep
+from tests.crashpoints import FATES, Case, Strike, run_case, sweep
 from tests.nursery import Nursery, why_not_watched
 from tests.powercut import Result, Round, site
 from tests.servers import Server, running_rclone
@@ -91,13 +91,15 @@ class Soak:
             left -= max(1, result.cuts)
             number += 1
 
-    def sweep(self, fate: str) -> None:
-        """One fate at every durable call of a tiny job."""
-        where = self.room()
+    def sweep(self, fate: str, first: int, stride: int) -> None:
+        """One fate at every durable call of a tiny job, or at each so many-th."""
         for case in sweep(
-            where, self.source, self.destination, self.nursery, fate, until_monotonic=self.ends_at
-        ):
+            self.room(), self.source, self.destination, self.nursery, fate,
+            first=first, stride=stride, until_monotonic=self.ends_at,
+        ):  # fmt: skip
             self._note(f"{fate} at each call", case)
+        how_far = "stopped early" if self.over else "to the last"
+        tell(f"{fate}: {self.cases[f'{fate} at each call']} calls, {how_far}")
 
     def pairs(self, count: int) -> None:
         """Two strikes: the second one hits the recovery from the first."""
@@ -184,6 +186,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ledgers", type=int, default=50, help="SIGKILLs with other ledgers afterwards")
     parser.add_argument("--pairs", type=int, default=100, help="two strikes, the second into the recovery")
     parser.add_argument("--no-sweep", action="store_true", help="do not strike at every durable call")
+    parser.add_argument(
+        "--fates", nargs="+", choices=FATES, default=list(FATES), metavar="FATE",
+        help=f"what befalls every durable call in turn: {', '.join(FATES)} (all)",
+    )  # fmt: skip
+    parser.add_argument("--first", type=int, default=1, help="the first durable call to strike")
+    parser.add_argument("--stride", type=int, default=1, help="strike at each so many-th durable call")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin nothing after so long")
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000)
     arguments = parser.parse_args(argv)
@@ -198,8 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if reason := why_not_watched():
             tell(f"no crash points: {reason}")
         else:
-            for fate in () if arguments.no_sweep else (CUT, *[fate for fate in FATES if fate != CUT]):
-                soak.sweep(fate)
+            for fate in () if arguments.no_sweep else arguments.fates:
+                soak.sweep(fate, arguments.first, arguments.stride)
             soak.pairs(arguments.pairs)
         report(soak, time.monotonic() - began)
     return 1 if soak.violations else 0

@@ -10,7 +10,7 @@ import pytest
 
 from tests.crashpoints import CUT, Strike, run_case, sweep
 from tests.filesystems import need_mounts
-from tests.nursery import KILL, Nursery, why_not_watched
+from tests.nursery import KILL, LOST, Nursery, why_not_watched
 from tests.servers import Server, running_rclone
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
@@ -72,6 +72,21 @@ def test_where_it_broke_once(
     tmp_path: Path, rclone: Server, destination: Server, nursery: Nursery, strikes: list[Strike]
 ) -> None:
     case = run_case(tmp_path, rclone, destination, nursery, strikes)
+
+    assert case.struck, "the daemon made no such call"
+    assert case.faults == []
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [Strike(3, LOST, r"s5cmd: close .*/data/OBJECT"), Strike(1, "EIO", r"^close .*CHUNK/sealed\.json\.new")],
+    ids=["of s5cmd, with bytes that are lost", "of ours"],
+)
+def test_d7_an_error_at_close_costs_a_chunk_and_no_byte(
+    tmp_path: Path, rclone: Server, destination: Server, nursery: Nursery, strike: Strike
+) -> None:
+    """s5cmd takes no notice of it, so that it is up to the hash; ours is as final as one of a sync."""
+    case = run_case(tmp_path, rclone, destination, nursery, [strike])
 
     assert case.struck, "the daemon made no such call"
     assert case.faults == []

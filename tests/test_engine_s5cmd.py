@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s5jtd.engine.contract import End, Engine, Failure, Remote, Transfer
+from s5jtd.engine.memory import oom_kills
 from s5jtd.engine.s5cmd import S5cmd, find_binary
 from s5jtd.errors import EngineError
 from s5jtd.model import Direction
@@ -220,8 +221,42 @@ def test_an_s5cmd_that_others_stop_or_kill_is_noticed(rclone_stand, rclone, numb
 
     assert len(hit) == 1
     assert result.run.end is end
+    assert not result.run.starved or oom_kills() is None
     assert result.outcomes == {}
     assert children() == []
+
+
+def test_p11_an_s5cmd_that_gets_no_memory_is_known_for_it(stand, tmp_path):
+    """Where the kernel refuses memory instead of killing, it is Go's runtime that gives up."""
+    stand.engine = S5cmd(script(tmp_path, f'ulimit -v 200000; exec {find_binary()} "$@"'))
+
+    result = stand.pull(*objects(2))
+
+    assert result.run.starved
+    assert result.outcomes == {}
+
+
+@pytest.mark.parametrize(
+    ("later", "starved"), [("oom_kill 4\n", True), ("oom_kill 3\n", False), ("", True)],
+    ids=["the kernel says it was it", "the kernel was not it", "the kernel says nothing"],
+)  # fmt: skip
+def test_p11_a_kill_for_want_of_memory_is_told_from_an_operators(
+    stand, tmp_path, monkeypatch, later, starved
+):
+    events = tmp_path / "groups" / "system.slice" / "s5jtd.service" / "memory.events"
+    events.parent.mkdir(parents=True)
+    events.write_text("oom 3\noom_kill 3\noom_group_kill 0\n")
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/system.slice/s5jtd.service\n")
+    monkeypatch.setattr(
+        "s5jtd.engine.s5cmd.oom_kills", lambda: oom_kills(tmp_path / "proc", tmp_path / "groups")
+    )
+    stand.engine = S5cmd(script(tmp_path, f"printf '{later}' > {events}; kill -9 $$"))
+
+    result = stand.pull(*objects(2))
+
+    assert result.run.end is End.KILLED
+    assert result.run.starved is starved
 
 
 def test_a_callback_that_fails_ends_the_process_first(faulty):

@@ -188,6 +188,26 @@ def instead_of_s5cmd(road: Road, words: str = "") -> Path:
     return program
 
 
+def test_p11_where_memory_is_short_less_runs_at_a_time_and_it_is_said(road: Road) -> None:
+    """An s5cmd of more than four workers gets no more memory, and says what Go says then."""
+    instead_of_s5cmd(
+        road,
+        "workers = int(sys.argv[sys.argv.index('--numworkers') + 1]) if 'run' in sys.argv else 0\n"
+        "if workers > 4:\n"
+        "    sys.stderr.write('fatal error: runtime: out of memory\\n')\n"
+        "    sys.exit(2)",
+    )
+
+    road.run(some_objects(60), attempts=4)
+
+    assert road.delivers_all()
+    assert "journalctl" in road.problems()["memory_short"]
+    (job,) = road.appliance.status()["jobs"]
+    chosen = [one for one in (job["concurrency"]["pull"], job["concurrency"]["push"]) if one]
+    assert chosen
+    assert all("memory is short: one in" in one["why"] for one in chosen)
+
+
 def test_p19_an_object_that_kills_s5cmd_each_time_is_found_and_takes_no_other_with_it(road: Road) -> None:
     instead_of_s5cmd(road, "if 'poison' in str(lines): os.kill(os.getpid(), signal.SIGKILL)")
 

@@ -21,6 +21,7 @@ import pytest
 from s5jtd.engine.contract import End, Failure, Remote, Transfer
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.link.budget import KEPT_SECONDS, Budget
+from s5jtd.link.headroom import Headroom
 from s5jtd.link.line import Line
 from s5jtd.link.timetable import next_change, rate_at
 from s5jtd.link.tuning import (
@@ -28,6 +29,7 @@ from s5jtd.link.tuning import (
     WORKERS_MAX,
     WORKERS_MIN,
     WORKERS_USUAL,
+    Choice,
     Lane,
     Level,
     Trial,
@@ -237,6 +239,62 @@ class TestTuning:
         assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == 7
         says[0] = 9
         assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == 9
+
+
+class TestHeadroom:
+    @staticmethod
+    def runs(headroom: Headroom, count: int, *, killed: bool = False) -> int:
+        for _ in range(count):
+            headroom.ran(headroom.divisor, killed=killed, moved=not killed)
+        return headroom.divisor
+
+    def test_p11_each_kill_halves_and_runs_that_end_well_bring_it_back(self):
+        headroom = Headroom()
+
+        assert [self.runs(headroom, 1, killed=True) for _ in range(6)] == [2, 4, 8, 16, 32, 32]
+        assert self.runs(headroom, 19) == 32
+        assert [self.runs(headroom, count) for count in (1, 20, 20, 20, 20)] == [16, 8, 4, 2, 1]
+
+    def test_p11_after_a_relapse_it_takes_longer_until_more_is_tried(self):
+        headroom = Headroom()
+        self.runs(headroom, 1, killed=True)
+        assert self.runs(headroom, 20) == 1
+
+        assert self.runs(headroom, 1, killed=True) == 2
+        assert self.runs(headroom, 39) == 2
+        assert self.runs(headroom, 1) == 1
+        self.runs(headroom, 40)  # all is well for so long that the next kill is a first one
+        self.runs(headroom, 1, killed=True)
+        assert self.runs(headroom, 20) == 1
+
+    def test_p11_what_is_killed_together_halves_once_and_what_moved_nothing_tells_nothing(self):
+        headroom = Headroom()
+        for _ in range(4):
+            headroom.ran(1, killed=True, moved=False)
+        for _ in range(99):
+            headroom.ran(2, killed=False, moved=False)
+
+        assert (headroom.divisor, headroom.killed) == (2, 4)
+
+    def test_p11_fewer_run_at_a_time_and_one_in_each_direction_always_may(self):
+        headroom = Headroom()
+        with contextlib.ExitStack() as stack:
+            before = [stack.enter_context(headroom.turn(PULL)) for _ in range(5)]
+        self.runs(headroom, 1, killed=True)
+        with contextlib.ExitStack() as stack:
+            pulls = [stack.enter_context(headroom.turn(PULL)) for _ in range(4)]
+            pushes = [stack.enter_context(headroom.turn(PUSH)) for _ in range(2)]
+
+        assert (before, pulls, pushes) == ([True] * 5, [True, True, False, False], [True, False])
+        with headroom.turn(PUSH) as again:
+            assert again
+
+    def test_p11_also_what_is_configured_is_divided(self):
+        tuner, lane = Tuner(lambda: 12), Lane(1, PULL)
+        choice = tuner.choose(lane, None, 1000)
+        tuner.learn(lane, choice, Trial(0, 0, 1.0, trouble=False, killed=True))
+
+        assert tuner.choose(lane, None, 1000) == Choice(6, 2, "memory is short: one in 2 of 12", 2)
 
 
 # With s5cmd

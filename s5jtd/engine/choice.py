@@ -86,7 +86,8 @@ class Engines:
             return Run(End.EXITED, 0)
         worst = next((run for run in runs if run.end is not End.EXITED), runs[0])
         messages = [message for run in runs for message in run.messages]
-        return replace(worst, messages=tuple(messages[:_MESSAGES_MAX]))
+        starved = any(run.starved for run in runs)
+        return replace(worst, messages=tuple(messages[:_MESSAGES_MAX]), starved=starved)
 
     def _shares(self, batch: Batch) -> list[tuple[Engine, tuple[Transfer, ...]]]:
         whole = batch.preference == "native" or language.bucket_refusal(batch.remote.bucket) is not None

@@ -149,6 +149,7 @@ class Run:
     end: End
     exit_code: int | None
     messages: tuple[str, ...] = ()  #: what it said that names no transfer; at most 20 lines
+    starved: bool = False  #: it ended as a process ends that gets no more memory
 
 
 class Way(Protocol):

@@ -11,8 +11,9 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -20,6 +21,7 @@ from typing import Final, NamedTuple
 from s5jtd.engine import language
 from s5jtd.engine.answers import Other, Success, outcome_of, presentable, read_line
 from s5jtd.engine.contract import NO_HEADERS, Batch, End, Failure, Outcome, Run, Way, Ways
+from s5jtd.engine.memory import oom_kills
 from s5jtd.engine.process import Child, Counters, spawn
 from s5jtd.errors import EngineError
 from s5jtd.model import Direction
@@ -124,6 +126,7 @@ class S5cmd:
         if not lines:
             return Run(End.EXITED, 0)
         given = batch.remote
+        killed_before = oom_kills()
         with (
             _batch_file(batch.batch_file, b"".join(lines)) as batch_fd,
             self._ways(batch.direction, given.endpoint_url, proxy=given.proxy, bind=given.bind) as way,
@@ -140,7 +143,8 @@ class S5cmd:
                 ended_by_us = self._follow(child, talk, on_progress, lambda: stop() or not way.holds())
                 exit_code = child.exit_code
         by_itself = End.KILLED if exit_code is not None and exit_code < 0 else End.EXITED
-        return Run(ended_by_us or by_itself, exit_code, tuple(talk.messages))
+        starved = ended_by_us is None and _is_starved(exit_code, talk.messages, killed_before)
+        return Run(ended_by_us or by_itself, exit_code, tuple(talk.messages), starved)
 
     def _follow(
         self, child: Child, talk: _Talk, on_progress: Callable[[int], None], stop: Callable[[], bool]
@@ -297,6 +301,16 @@ def _batch_file(path: Path, commands: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_starved(exit_code: int | None, messages: Sequence[str], killed_before: int | None) -> bool:
+    """The kernel's OOM killer sends a SIGKILL; where a limit refuses memory, Go's runtime exits with 2."""
+    if exit_code == 2:
+        return any(said.startswith("fatal error:") and "memory" in said for said in messages)
+    if exit_code != -signal.SIGKILL:
+        return False
+    killed = oom_kills()
+    return killed is None or killed_before is None or killed > killed_before
 
 
 def _recorded_sha256(binary: Path) -> bytes | None:

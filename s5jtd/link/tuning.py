@@ -4,6 +4,7 @@ One lane is one direction of one job.  A distant server needs more requests in f
 a lane begins with a number that grows with latency.  From there it doubles while that pays, goes back
 where it does not, and halves where requests fail: on a thin line more at a time only means more that
 breaks at once.  Decisions are pure functions over frozen values; `Tuner` holds the values and a lock.
+What this machine has memory for is not the link's matter: `headroom` takes that off at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from s5jtd.link.budget import Rate
+from s5jtd.link.headroom import Headroom
 from s5jtd.model import Direction
 
 #: Objects at a time in one run, where the configuration leaves it to us: least, usual, most.
@@ -49,6 +51,7 @@ class Choice:
     workers: int  #: objects
     parts: int  #: ranges or parts of one object
     why: str
+    divisor: int = 1  #: what memory left of it, see `headroom`
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Trial:
     moved_bytes: int
     seconds: float
     trouble: bool  #: the endpoint failed, refused or stalled
+    killed: bool = False  #: as the kernel does when memory is short
 
     @property
     def pace(self) -> float:
@@ -126,6 +130,7 @@ class Tuner:
         """
         self._configured = configured
         self._rate = rate
+        self.headroom = Headroom()
         self._lock = threading.Lock()
         self._levels: dict[Lane, Level] = {}
 
@@ -144,13 +149,19 @@ class Tuner:
         parts = min(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL), PARTS_MAX)
         if rate is not None:
             parts = max(1, min(parts, int(rate / _WORKER_RATE_MIN) // busy))
-        return Choice(level.workers, parts, level.why)
+        divisor = self.headroom.divisor
+        if divisor == 1:
+            return Choice(level.workers, parts, level.why)
+        workers = max(1, busy // divisor)
+        why = f"memory is short: one in {divisor} of {busy}"
+        return Choice(workers, max(1, parts // divisor), why, divisor)
 
     def learn(self, lane: Lane, choice: Choice, trial: Trial) -> None:
         """Say how a run went; one that was given another number than holds now teaches nothing."""
+        self.headroom.ran(choice.divisor, killed=trial.killed, moved=trial.objects > 0)
         with self._lock:
             level = self._levels.get(lane)
-            if level is not None and level.workers == choice.workers:
+            if level is not None and level.workers == choice.workers and not trial.killed:
                 self._levels[lane] = next_level(level, trial)
 
     def shown(self, lane: Lane) -> Choice | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from s5jtd.engine.contract import End, Failure, Outcome
+from s5jtd.engine.contract import End, Failure, Outcome, Run
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, EngineError, S5jtError
 from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
 from s5jtd.link.tuning import Trial
@@ -80,8 +80,9 @@ def weigh(
     return frozenset(blamed)
 
 
-def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], end: End, started: float) -> Trial:
+def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], run: Run, started: float) -> Trial:
     """How a run went that began at `started` (monotonic seconds), for the tuner."""
+    end = run.end
     done = [name for name, outcome in outcomes.items() if outcome.failure is None]
     sick = sum(_looks_like_endpoint(outcome, end) for outcome in outcomes.values())
     return Trial(
@@ -89,6 +90,7 @@ def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], end: End, 
         sum(items[name].size for name in done),
         time.monotonic() - started,
         trouble=end is End.STALLED or sick > len(done) // 8,
+        killed=run.starved,
     )
 
 

@@ -113,8 +113,8 @@ class Pull:
     def step(self, beat: Callable[[], None]) -> bool:
         """Pull one planned chunk."""
         volume = self.volume
-        with volume.use():
-            if not volume.state.owes_space:
+        with volume.use(), self._tuner.headroom.turn(Direction.PULL) as is_our_turn:
+            if not is_our_turn or not volume.state.owes_space:
                 return False
             jobs = self._jobs()
             resting = [id_ for id_, job in jobs.items() if self._rests(job)]
@@ -198,7 +198,7 @@ class Pull:
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
                 stop=lambda: self._halted(job) or not volume.state.owes_space,
             )  # fmt: skip
-            went = trial(work.by_name, work.outcomes, run.end, run_started)
+            went = trial(work.by_name, work.outcomes, run, run_started)
             self._tuner.learn(lane, choice, went)
             if went.objects and not went.trouble:  # what failed says nothing of speed
                 job.source.endpoints.ran(endpoint, went.pace)

@@ -89,8 +89,8 @@ class Push:
     def step(self, beat: Callable[[], None]) -> bool:
         """Push what is due of one sealed chunk."""
         volume = self.volume
-        with volume.use():
-            if not volume.state.gives_pushes:
+        with volume.use(), self._tuner.headroom.turn(Direction.PUSH) as is_our_turn:
+            if not is_our_turn or not volume.state.gives_pushes:
                 return False
             jobs = self._jobs()
             able = {id_ for id_, job in jobs.items() if self._may_push(job)}
@@ -301,7 +301,7 @@ class Push:
             on_progress=on_progress,
             stop=lambda: self._halted(job) or not self.volume.state.gives_pushes,
         )  # fmt: skip
-        went = trial(items, outcomes, run.end, started)
+        went = trial(items, outcomes, run, started)
         self._tuner.learn(lane, choice, went)
         if went.objects and not went.trouble:  # what failed says nothing of speed
             job.destination.endpoints.ran(endpoint, went.pace)
