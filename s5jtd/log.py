@@ -227,6 +227,8 @@ def _sentence(record: Record) -> str:
 
 def _word(value: object) -> str:
     """Quote what holds spaces or quotes, so that no value can pretend to be another field."""
+    if isinstance(value, list) and value:
+        return ",".join(map(_word, value))
     text = _as_text(value)
     return json.dumps(text, ensure_ascii=False) if not text or re.search(r'[\s"=]', text) else text
 

@@ -144,6 +144,14 @@ def test_a_journal_that_was_restarted_is_found_again(journal, tmp_path):
         assert fields_of(successor.recv(1 << 20))["S5JT_EVENT"] == "second"
 
 
+def test_a_list_is_readable_for_people_and_for_programs(journal):
+    log.get_logger().info("reloaded", changed=["limits.workers", "jobs[b] added"], kept=[])
+
+    said = fields_of(journal.recv(1 << 20))
+    assert said["MESSAGE"] == 'reloaded changed=limits.workers,"jobs[b] added" kept=[]'
+    assert json.loads(said["S5JT_CHANGED"]) == ["limits.workers", "jobs[b] added"]
+
+
 def test_a_record_too_big_for_a_datagram_still_arrives_with_its_message(journal):
     log.get_logger().info("chunk_sealed", **{f"field{n}": "x" * 4000 for n in range(100)})
 
