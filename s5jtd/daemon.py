@@ -186,7 +186,9 @@ def signals_into(inbox: Inbox) -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            # After a Ctrl-C the next one stays the kernel's: what is left of the life is closing the ledger.
+            if signal.getsignal(number) is handlers[number]:
+                signal.signal(number, handler)
 
 
 def _interrupted(inbox: Inbox) -> None:

@@ -6,13 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from s5jtd.errors import Exit
 from tests.appliance import Appliance, contents, digests, side, some_objects, until
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(120)
 
 
 def config(source: Server, here: str, destination: Server, there: str) -> dict[str, Any]:

@@ -505,7 +505,7 @@ def example(api: LogApi, *arguments: str, token: str | None = None) -> subproces
     access = ["--url", api.url, "--ca", str(api.certificate), "--token-file", str(path)]
     return subprocess.run(
         [sys.executable, "-I", str(client), *access, *arguments],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from s5jtd.api import tls, tokens
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
-from tests.appliance import Appliance, until
+from tests.appliance import WAIT_SECONDS, Appliance, until
 from tests.log_api import LogApi, ReportControls
 from tests.test_api import samples
 
@@ -38,7 +38,7 @@ def api_command(*arguments: object, **environment: str) -> subprocess.CompletedP
     clean = {name: value for name, value in os.environ.items() if name != "CREDENTIALS_DIRECTORY"}
     return subprocess.run(
         [*PROGRAM, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False, env=clean | environment,
+        cwd=ROOT, capture_output=True, text=True, timeout=150, check=False, env=clean | environment,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
@@ -229,7 +229,7 @@ def test_without_the_extra_it_says_what_to_install(tmp_path):
     program = "import sys; sys.modules['cryptography'] = None; from s5jtd.cli import main; main()"
     run = subprocess.run(
         [sys.executable, "-c", program, "api", "cert", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=150, check=False,
     )  # fmt: skip
 
     assert run.returncode == 1
@@ -266,9 +266,9 @@ class Process:
             self.popen = subprocess.Popen(
                 [*PROGRAM, "--listen", "127.0.0.1:0"], cwd=ROOT, env=environment, stderr=log, **options
             )  # type: ignore[call-overload]
-        until(lambda: b"READY=1" in self.told, "READY", 20)
+        until(lambda: b"READY=1" in self.told, "READY")
         token = (self.folder / "api.token").read_text().strip()
-        [started] = until(lambda: self.events("api_started"), "api_started", 5)
+        [started] = until(lambda: self.events("api_started"), "api_started")
         return LogApi(started["port"], token, self.folder / "api.crt", ReportControls())
 
     def records(self) -> list[dict[str, Any]]:
@@ -279,13 +279,13 @@ class Process:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.popen.send_signal(number)
-        return int(self.popen.wait(20))
+        return int(self.popen.wait(WAIT_SECONDS))
 
     def close(self) -> None:
         """End whatever still runs."""
         if hasattr(self, "popen") and self.popen.poll() is None:
             self.popen.kill()
-            self.popen.wait(10)
+            self.popen.wait(WAIT_SECONDS)
         self.notify.shutdown(socket.SHUT_RDWR)
         self.notify.close()
 
@@ -309,10 +309,10 @@ def test_it_says_when_it_is_ready_serves_feeds_the_watchdog_and_ends_when_told(p
 
     assert api.get("/ui", token=None).status == 200
     assert api.get("/status").code == "not_running"
-    until(lambda: process.told.count(b"WATCHDOG=1") > 3, "the watchdog fed", 10)
+    until(lambda: process.told.count(b"WATCHDOG=1") > 3, "the watchdog fed")
     assert api.token not in Path(f"/proc/{process.popen.pid}/cmdline").read_text()
     assert process.stop(number) == 0
-    until(lambda: process.told[-1] == b"STOPPING=1", "STOPPING", 10)
+    until(lambda: process.told[-1] == b"STOPPING=1", "STOPPING")
     assert api.token not in process.log.read_text()
     assert [record["event"] for record in process.records()][-1] == "api_stopping"
 
@@ -324,7 +324,7 @@ def test_it_finds_the_daemon_whenever_that_comes_and_goes(process):
     assert api.get("/healthz", token=None).status == 503
     with ControlServer(path, verbs(ReportControls())):
         assert api.get("/status").status == 200
-        until(lambda: api.get("/healthz", token=None).status == 200, "health", 10)
+        until(lambda: api.get("/healthz", token=None).status == 200, "health")
     assert api.get("/status").status == 503
 
 
@@ -363,7 +363,7 @@ def test_the_certificate_that_ends_soon_is_warned_of(process):
 
     process.start()
 
-    until(lambda: process.events("api_certificate_expires"), "a warning", 10)
+    until(lambda: process.events("api_certificate_expires"), "a warning")
 
 
 def test_a_certificate_from_the_future_is_served_because_the_clock_may_be_wrong(files):

@@ -22,10 +22,10 @@ from structlog.testing import capture_logs
 from s5jtd import protocol
 from s5jtd.api import run
 from s5jtd.control import requests
-from tests.appliance import until
+from tests.appliance import WAIT_SECONDS, until
 from tests.log_api import WIDE, LogApi, ReportControls, running_api
 
-SOON_SECONDS = 3.0  #: within which a request is answered, whatever others do
+SOON_SECONDS = 10.0  #: within which a request is answered, whatever others do
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ class SlowControls(ReportControls):
 
     def status(self, request: requests.Status) -> protocol.Status:
         self.asked_for.set()
-        self.go.wait(20)
+        self.go.wait(WAIT_SECONDS)
         return super().status(request)
 
 
@@ -210,7 +210,7 @@ def test_a_daemon_that_hangs_holds_up_neither_page_nor_health_nor_refusals(tmp_p
         threads = [threading.Thread(target=api.get, args=("/status",)) for _ in range(30)]
         for thread in threads:
             thread.start()
-        controls.asked_for.wait(5)
+        controls.asked_for.wait(WAIT_SECONDS)
 
         began = time.monotonic()
         assert api.get("/ui", token=None).status == 200
@@ -229,7 +229,7 @@ def test_what_is_being_answered_is_answered_when_the_api_stops(tmp_path):
         idle = secured(api)
         thread = threading.Thread(target=lambda: found.append(api.get("/status").status))
         thread.start()
-        controls.asked_for.wait(5)
+        controls.asked_for.wait(WAIT_SECONDS)
         threading.Timer(0.3, controls.go.set).start()
     thread.join()
 
@@ -367,7 +367,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(tmp_
             response.read()
             return response.status == 200
 
-        until(again, "another chance", 10)
+        until(again, "another chance")
 
 
 def test_wrong_tokens_are_limited_and_then_the_right_one_is_refused_alike(tmp_path):
@@ -387,7 +387,7 @@ def test_wrong_tokens_are_limited_and_then_the_right_one_is_refused_alike(tmp_pa
         assert api.get("/status", token=None).status == 401
         with secured(api, "127.0.0.4") as sock:
             assert said(sock, head(api)).status == 200
-        until(lambda: api.get("/status").status == 200, "another chance", 10)
+        until(lambda: api.get("/status").status == 200, "another chance")
 
 
 def test_a_thousand_guesses_are_ten_answers_and_no_more_log(tmp_path):
@@ -416,4 +416,4 @@ def test_the_server_is_the_same_size_after_a_thousand_broken_clients(tmp_path: P
                 sock.sendall(b"\x16\x03\x01rubbish"[: number % 10])
 
         served_soon(api)
-        until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before + 2, "descriptors given back", 10)
+        until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= before + 2, "descriptors given back")

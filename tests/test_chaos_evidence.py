@@ -18,8 +18,6 @@ from tests.chaos_road import Road, sent
 from tests.impatient import ImpatientNursery
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @dataclass
 class Opaque(Fault):

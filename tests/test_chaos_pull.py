@@ -41,8 +41,6 @@ from tests.chaos_road import Road, of_objects, requests_in, sent
 from tests.impatient import ImpatientNursery
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(120)
-
 #: Of one listing, one range of a GET: what the source's proxy is to do to requests for objects.
 GET: dict[str, Any] = {"method": "GET", "where": of_objects}
 ANY: dict[str, Any] = {"method": "HEAD GET", "where": of_objects}

@@ -35,8 +35,6 @@ from tests.chaos_road import Road, requests_in, sent
 from tests.impatient import ImpatientNursery
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(120)
-
 PUT: dict[str, Any] = {"method": "PUT"}
 #: A key of `some_objects`.
 ONE = "missions/0005.dat"

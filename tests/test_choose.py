@@ -173,7 +173,6 @@ CHOSEN = {b"out/a.tif": b"1234", b"out/c.tif": b"67"}
 FILTERS = {"include": ["*.tif"], "min_size": 1, "max_size": 50}
 
 
-@pytest.mark.timeout(180)
 def test_what_the_filters_leave_out_stays_in_a_scan_and_in_a_resync(
     appliance: Appliance, moto: Server
 ) -> None:
@@ -191,7 +190,6 @@ def test_what_the_filters_leave_out_stays_in_a_scan_and_in_a_resync(
     assert digests(CHOSEN) == contents(moto, there)
 
 
-@pytest.mark.timeout(180)
 def test_a_dry_run_names_what_would_travel_in_its_order_and_why(appliance: Appliance, moto: Server) -> None:
     here, there = moto.new_bucket(), moto.new_bucket()
     moto.fill(here, {b"in/old": b"old", b"in/left.tmp": b"x"})
@@ -219,7 +217,6 @@ def test_a_dry_run_names_what_would_travel_in_its_order_and_why(appliance: Appli
 # Limits
 
 
-@pytest.mark.timeout(180)
 def test_a_pass_takes_up_as_much_as_it_may_and_the_next_goes_on(appliance: Appliance, moto: Server) -> None:
     here, there = moto.new_bucket(), moto.new_bucket()
     objects = {b"in/%d" % n: bytes([65 + n]) * 100 for n in range(5)}

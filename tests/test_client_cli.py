@@ -33,6 +33,7 @@ from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
 from s5jtd.model import Direction, Side
+from tests.appliance import WAIT_SECONDS
 from tests.fake_controls import FakeControls, per_state
 
 PROJECT = Path(__file__).parent.parent
@@ -67,7 +68,7 @@ def run(path: Path) -> Run:
     def run(*argv: str | bytes, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "s5jtctl", *argv],
-            capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=150, check=False, stdin=subprocess.DEVNULL,
             env=environment(**{"S5JTD_SOCKET": str(path)} | changes),
         )  # fmt: skip
 
@@ -320,7 +321,7 @@ def test_a_user_who_may_not_is_told_what_would_help(controls):
     def ask(*methods: str) -> list[str]:
         return subprocess.check_output(
             [python, "-I", "-B", "-c", program, folder, path, *methods],
-            user=NOBODY_ID, group=NOBODY_ID, extra_groups=[], cwd="/", text=True, timeout=60,
+            user=NOBODY_ID, group=NOBODY_ID, extra_groups=[], cwd="/", text=True, timeout=150,
         ).splitlines()  # fmt: skip
 
     try:
@@ -410,7 +411,7 @@ def test_a_daemon_that_accepts_nobody_is_waited_for_no_longer_than_asked(path):
             Daemon(os.fspath(path), 0.2).ask("ping")
 
         assert caught.value.exit_code == 5
-        assert 0.1 < time.monotonic() - started < 2
+        assert 0.1 < time.monotonic() - started < 20
 
 
 def test_after_an_error_the_next_question_is_asked_anew(server, path):
@@ -470,7 +471,7 @@ class Started:
     def end(self, number: int | None = None) -> tuple[int, str]:
         if number is not None:
             self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=20)
+        _, said = self.process.communicate(timeout=WAIT_SECONDS)
         return self.process.returncode, said
 
 
@@ -493,7 +494,7 @@ def test_events_are_followed_until_the_daemon_ends_and_the_way_on_is_told(path, 
 
 def test_following_without_since_tells_only_what_is_new(server, path, controls):
     started = Started(path, "events", "--follow", "--json")
-    assert controls.subscribed.wait(20)
+    assert controls.subscribed.wait(WAIT_SECONDS)
     controls.happen()
 
     assert json.loads(started.line())["id"] == 4
@@ -519,7 +520,7 @@ def test_a_reader_that_stops_reading_sees_no_traceback(server, path, controls):
 
     with started.process.stderr as stderr:
         assert stderr.read() == ""
-    assert started.process.wait(20) == 1
+    assert started.process.wait(WAIT_SECONDS) == 1
 
 
 def test_an_error_nobody_reads_is_no_traceback_either(path):
@@ -528,7 +529,7 @@ def test_an_error_nobody_reads_is_no_traceback_either(path):
 
     said = subprocess.run(
         [sys.executable, "-m", "s5jtctl", "status", "--json"], stdout=write_fd, stderr=subprocess.PIPE,
-        text=True, env=environment(S5JTD_SOCKET=str(path)), timeout=60, check=False,
+        text=True, env=environment(S5JTD_SOCKET=str(path)), timeout=150, check=False,
     )  # fmt: skip
     os.close(write_fd)
 

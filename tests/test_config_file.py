@@ -90,7 +90,7 @@ def test_a_bomb_of_anchors_goes_off_nowhere():
     [told] = refused("\n".join(rows))
 
     assert told.endswith(f"more than {MAX_NODES} values")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.filesystems import need_mounts
 from tests.nursery import KILL, LOST, Nursery, why_not_watched
 from tests.servers import Server, running_rclone
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 #: After so many seconds a sweep begins no further case.
 SWEEP_SECONDS = 9.0

@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from s5jtd import daemon
-from tests.appliance import Appliance, side, some_objects, until
+from tests.appliance import WAIT_SECONDS, Appliance, side, some_objects, until
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(120)
 
 
 class Manager:
@@ -120,7 +118,7 @@ def test_an_abort_tells_where_each_thread_was(appliance: Appliance) -> None:
     assert appliance.process is not None
     appliance.process.send_signal(signal.SIGABRT)
 
-    assert appliance.process.wait(60) == -signal.SIGABRT
+    assert appliance.process.wait(WAIT_SECONDS) == -signal.SIGABRT
     assert "Fatal Python error: Aborted" in appliance.log()
     assert "worker.py" in appliance.log()
 
@@ -133,7 +131,19 @@ def test_a_second_ctrl_c_ends_it_at_once(appliance: Appliance) -> None:
     if appliance.process.poll() is None:
         appliance.process.send_signal(signal.SIGINT)
 
-    assert appliance.process.wait(30) in (0, -signal.SIGINT)
+    assert appliance.process.wait(WAIT_SECONDS) in (0, -signal.SIGINT)
+
+
+def test_a_second_ctrl_c_at_the_very_end_is_not_an_error_either() -> None:
+    """When the handlers are given back, it must not become a KeyboardInterrupt and with it exit code 1."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with daemon.signals_into(inbox := daemon.Inbox()):
+            signal.raise_signal(signal.SIGINT)
+        assert inbox.get_nowait() == daemon.Stop("SIGINT", 128 + signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_pass_that_was_interrupted_says_by_which_signal(tmp_path: Path, moto: Server) -> None:

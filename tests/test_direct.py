@@ -18,7 +18,6 @@ from tests.chaos import Chaos
 from tests.servers import ODD_KEYS, Server
 from tests.test_metadata import CONTENT, METADATA, TAGS, described, put, tagging
 
-pytestmark = pytest.mark.timeout(180)
 MIB = 1 << 20
 
 

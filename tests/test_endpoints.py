@@ -8,6 +8,7 @@ from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, ObjectGon
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.endpoints import Endpoint, Endpoints, EndpointState, Health, after_error, after_success, pick
 from s5jtd.s3.transport import Link
+from tests.appliance import WAIT_SECONDS
 from tests.servers import Asked, Reply, SnowballLike, ToldServer, listing, provider, refused
 
 UP, DEGRADED, DOWN, UNKNOWN = (
@@ -274,7 +275,7 @@ def test_two_threads_do_not_probe_the_same_endpoint_at_once():
         endpoints = told(server)
         thread = threading.Thread(target=endpoints.probe_due, args=(nothing,))
         thread.start()
-        assert asked.wait(10)
+        assert asked.wait(WAIT_SECONDS)
         beats: list[int] = []
         assert endpoints.probe_due(lambda: beats.append(1)) == []
         go_on.set()

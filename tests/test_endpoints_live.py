@@ -14,8 +14,6 @@ from tests.appliance import Appliance, side, until
 from tests.chaos import Chaos, Flip
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, free_port
 
-pytestmark = pytest.mark.timeout(300)
-
 
 class Door:
     """An rclone server on a folder that other servers serve too; it comes back at the same port."""

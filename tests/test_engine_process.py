@@ -217,7 +217,7 @@ def test_who_left_the_group_and_keeps_the_pipe_does_not_hold_us_up():
     said = run(python(program))
     os.kill(int(said[0]), signal.SIGKILL)
 
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def test_it_outlives_the_thread_that_started_it_but_not_the_process(tmp_path):

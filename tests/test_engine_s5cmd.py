@@ -169,7 +169,7 @@ def test_a_run_that_moves_nothing_is_ended_even_if_it_does_not_listen(faulty):
     assert result.run.end is End.STALLED
     assert result.run.exit_code == -signal.SIGKILL
     assert set(result.outcomes) == {"0.obj"}
-    assert 1 < time.monotonic() - started < 6
+    assert 1 < time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("direction", list(Direction))

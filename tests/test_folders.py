@@ -22,8 +22,6 @@ from tests.appliance import Appliance, contents, digests, side, until
 from tests.filesystems import loop_volume, need_mounts
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[Appliance]:

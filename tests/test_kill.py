@@ -20,8 +20,6 @@ from tests.powercut import JOB, Round, Site, site
 from tests.servers import Server, running_rclone
 from tests.tampering import CHANGES, mend
 
-pytestmark = pytest.mark.timeout(180)
-
 KILLS = 10
 #: Enough that moving them takes many chunks.
 MANY = some_objects(400)

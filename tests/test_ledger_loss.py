@@ -23,11 +23,9 @@ from s5jtd.errors import Exit
 from s5jtd.ledger import snapshots
 from s5jtd.ledger.files import free_bytes
 from s5jtd.ledger.verify import verify_all
-from tests.appliance import Appliance, contents, digests, side, some_objects, until
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side, some_objects, until
 from tests.filesystems import tmpfs
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(180)
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -381,7 +379,7 @@ def test_a_daemon_that_reads_its_ledger_through_says_so_and_can_be_stopped(
     assert "it was not closed in an orderly way" in told["problems"][0]["message"]
     os.kill(told["daemon"]["pid"], signal.SIGTERM)
     assert appliance.process is not None
-    assert appliance.process.wait(60) == 0
+    assert appliance.process.wait(WAIT_SECONDS) == 0
     assert not (state_of(appliance) / "ledger.clean").exists(), "it was not proven"
     assert not appliance.events("ledger_checked")
 

@@ -39,7 +39,7 @@ from s5jtd.link.tuning import (
 )
 from s5jtd.model import Direction
 from s5jtd.units import parse_timetable
-from tests.appliance import until
+from tests.appliance import WAIT_SECONDS, until
 from tests.engine_contract import MIB, Stand, credentials_file, stand_at
 from tests.networks import Network, another_network
 from tests.servers import Server, make_certificates
@@ -383,7 +383,7 @@ def test_a_limit_ends_what_runs_without_one_and_a_stop_ends_everything(line, rcl
                 target=lambda r=results: r.append(stand.push(*transfers, workers=1, stop=stop))
             )
             thread.start()
-            assert moving.wait(30)
+            assert moving.wait(WAIT_SECONDS)
             if order == "stop":
                 line.order(None, "configured")
                 line.configure({PUSH: parse_timetable(["00:00 stop"])})

@@ -361,7 +361,7 @@ def test_what_was_logged_before_the_end_is_written():
     program = "from s5jtd import log; log.configure(); log.get_logger().error('worker_crashed')"
 
     ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=150
     )
 
     assert json.loads(ended.stderr)["event"] == "worker_crashed"

@@ -13,8 +13,6 @@ from s5jtd.errors import Exit
 from tests.appliance import Appliance, contents, digests, side, some_objects, until
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 CONTENT: dict[str, Any] = {
     "ContentType": "text/html; charset=utf-8",
     "ContentEncoding": "gzip",

@@ -15,7 +15,7 @@ from tests.nursery import Nursery
 from tests.powercut import Round, site
 from tests.servers import Server, running_rclone
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 #: Cuts of each kind, and the seconds after which no further one begins.
 CUTS = 12

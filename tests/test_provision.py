@@ -22,8 +22,6 @@ from s5jtd.volumes.seals import load_key
 from s5jtd.volumes.visit import visit
 from tests.filesystems import MIB, loop_device, need_mounts
 
-pytestmark = pytest.mark.timeout(180)
-
 
 class Bench:
     """A place for mount points and one for what is made permanent."""

@@ -15,8 +15,6 @@ from s5jtd.errors import Exit
 from tests.appliance import Appliance, contents, digests, side, until
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[Appliance]:

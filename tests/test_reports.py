@@ -37,8 +37,6 @@ from tests.appliance import Appliance, side, some_objects, until
 from tests.chaos import Bandwidth, Chaos, Flip
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 Report = dict[str, Any]
 
 

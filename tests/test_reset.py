@@ -16,10 +16,8 @@ import pytest
 from s5jtd.errors import Exit
 from s5jtd.ledger import forget, snapshots
 from s5jtd.ledger.verify import verify_all
-from tests.appliance import Appliance, contents, digests, side, some_objects, until
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side, some_objects, until
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(180)
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -142,7 +140,7 @@ def test_at_a_terminal_the_word_must_be_typed(two: Two, typed: str, goes: bool) 
     )  # fmt: skip
     os.close(theirs)
     os.write(ours, f"{typed}\n".encode())
-    _, told = program.communicate(timeout=60)
+    _, told = program.communicate(timeout=WAIT_SECONDS)
     os.close(ours)
 
     assert program.returncode == (0 if goes else Exit.USAGE), told

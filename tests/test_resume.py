@@ -16,8 +16,6 @@ from tests.appliance import Appliance, contents, digests, side, until
 from tests.chaos import Chaos
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(240)
-
 MIB = 1 << 20
 SIZE = 128 * MIB
 BREAKS = 4

@@ -17,8 +17,6 @@ from tests.appliance import Appliance, contents, digests, side, some_objects, un
 from tests.chaos import Chaos, Listing
 from tests.servers import ODD_KEYS, Server
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[Appliance]:

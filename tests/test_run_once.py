@@ -14,10 +14,8 @@ from typing import Any
 import pytest
 
 from s5jtd.errors import Exit
-from tests.appliance import Appliance, contents, digests, side
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side
 from tests.servers import Server
-
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture
@@ -99,7 +97,7 @@ def test_a_terminal_gets_colour_and_times_and_a_file_gets_none(appliance: Applia
         shown += piece
     os.close(controller)
 
-    assert running.wait(60) == Exit.DONE, shown
+    assert running.wait(WAIT_SECONDS) == Exit.DONE, shown
     assert b"\x1b[" in shown
     assert b"scan_finished" in shown
     assert b"job one: success, 0 objects" in shown

@@ -14,8 +14,6 @@ from tests.appliance import Appliance, side, some_objects, until
 from tests.chaos import Chaos, Refuse
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[Appliance]:

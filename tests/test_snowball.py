@@ -22,6 +22,7 @@ from s5jtd.snowball.answers import Install
 from s5jtd.snowball.client import Client
 from s5jtd.snowball.folder import Keys, read_device, write_keys, write_private
 from s5jtd.snowball.setup import Patience, Step, Update, next_step, unlock
+from tests.appliance import WAIT_SECONDS
 
 ROOT = Path(__file__).parents[1]
 CODE = "00000-FAKE0-unloc-kcode-99999"
@@ -655,7 +656,7 @@ def test_on_a_terminal_the_reboot_waits_for_a_yes(site, answer, code):
                 said += os.read(ours, 4096).decode()
             except OSError:
                 break
-        assert process.wait(20) == code
+        assert process.wait(WAIT_SECONDS) == code
     os.close(ours)
     assert ("reboot-device" in site.commands) is (answer == "y")
     assert CODE not in said

@@ -17,8 +17,6 @@ from tests.appliance import Appliance, contents, digests, side, some_objects, un
 from tests.filesystems import loop_volume
 from tests.servers import Server
 
-pytestmark = pytest.mark.timeout(180)
-
 JOB = "archive"
 
 

@@ -22,8 +22,6 @@ from tests.impatient import ImpatientNursery
 from tests.powercut import Site, site, when_free
 from tests.servers import Server, running_rclone
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
