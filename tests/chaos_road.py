@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from tests.appliance import Appliance, contents, digests, side, until
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side, until
 from tests.chaos import Chaos, Request
 from tests.impatient import ImpatientNursery
 from tests.servers import Server
@@ -81,11 +81,11 @@ class Road:
 
     # What became of it
 
-    def settled(self, seconds: float = 60.0) -> dict[str, int]:
+    def settled(self, seconds: float = WAIT_SECONDS) -> dict[str, int]:
         """Wait until nothing is left to move; objects by state then."""
         return self.appliance.settled(seconds)
 
-    def delivers_all(self, seconds: float = 60.0) -> bool:
+    def delivers_all(self, seconds: float = WAIT_SECONDS) -> bool:
         """Wait for the end; whether all arrived, says the ledger, and says the destination itself."""
         counted = self.settled(seconds)
         assert counted == {"delivered": len(self.objects)}, (counted, self.reasons())

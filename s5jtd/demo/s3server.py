@@ -21,6 +21,7 @@ from http import HTTPStatus
 from typing import Any
 
 from moto.moto_server.werkzeug_app import MotoRequestHandler, create_backend_app
+from moto.s3.models import FakeKey
 from werkzeug.serving import make_server
 
 _REFUSAL = (
@@ -103,6 +104,20 @@ class Handler(MotoRequestHandler):
         """Say nothing on stderr; `_record` keeps what is wanted."""
 
 
+def hash_under_lock() -> None:
+    """Let moto compute an ETag, which it does at the first look, under the lock it reads objects under.
+
+    Without it a GET of the same object moves the file's position meanwhile, and a wrong ETag stays for good.
+    """
+    unlocked: property = vars(FakeKey)["etag"]
+
+    def etag(key: FakeKey) -> Any:
+        with key.lock:
+            return unlocked.__get__(key)
+
+    FakeKey.etag = property(etag)  # type: ignore[method-assign,assignment]  # moto's own class is mended
+
+
 def end_with_stdin() -> None:
     """End this process when whoever started it has closed its end, or died."""
     sys.stdin.buffer.read()
@@ -115,6 +130,7 @@ def main() -> None:
     path = os.environ.get("DEMO_REQUESTS_FILE")
     Handler.requests_fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if path else None
     Handler.app = create_backend_app("s3")
+    hash_under_lock()
     server = make_server("127.0.0.1", 0, Handler.app, threaded=True, request_handler=Handler)
     threading.Thread(target=end_with_stdin, daemon=True).start()
     print(json.dumps({"port": server.server_address[1]}), flush=True)  # noqa: T201  read by the parent
