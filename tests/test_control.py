@@ -52,7 +52,7 @@ def line(method: str, call_id: object = 1, **params: object) -> bytes:
     return protocol.encode({"jsonrpc": "2.0", "id": call_id, "method": method, "params": params})
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
@@ -70,7 +70,7 @@ class Client:
         except OSError:
             self.sock.close()
             raise
-        self.sock.settimeout(10)
+        self.sock.settimeout(WAIT_SECONDS)
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
@@ -650,7 +650,7 @@ def test_descriptors_that_are_sent_are_not_taken(serve, connect):
 def test_without_descriptors_accepting_rests_and_recovers(serve, path):
     serve(limits=Limits(pause_seconds=0.05))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.settimeout(10)
+    sock.settimeout(WAIT_SECONDS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     fill: list[int] = []
     with capture_logs() as logs, closing(sock):
@@ -881,7 +881,7 @@ def test_the_socket_of_a_daemon_that_was_killed_is_replaced(path, serve, connect
     program = (
         "import os, socket, sys\nsocket.socket(socket.AF_UNIX).bind(sys.argv[1])\nos.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", program, path], check=False, timeout=30)
+    subprocess.run([sys.executable, "-c", program, path], check=False, timeout=WAIT_SECONDS)
     assert path.exists()
 
     serve()
