@@ -30,6 +30,7 @@ from s5jtd.folders.paths import ignore_lease_breaks
 from s5jtd.hotplug import HotPlug, volumes_now
 from s5jtd.jobs import build_job, given_at_start, timetables
 from s5jtd.ledger.chronicle import open_chronicle
+from s5jtd.ledger.endpoint_checks import EndpointChecks
 from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import ChunkState
 from s5jtd.ledger.unfinished import Unfinished
@@ -50,6 +51,7 @@ from s5jtd.reports.run import Reporter
 from s5jtd.shipping import Shipping
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
+from s5jtd.stages.lessons import Lessons
 from s5jtd.stages.opening import Patience, open_ledger, prove
 from s5jtd.stages.plan import Plan
 from s5jtd.stages.probe import Probe
@@ -112,6 +114,7 @@ class App:
         patience = Patience(self._ballast, self.problems, self.ending, lasting_seconds_max=lasting)
         self.ledger = open_ledger(config.state_dir / "ledger.db", self._ballast, patience)
         self.unfinished = Unfinished(self.ledger.database, on_blocked=patience)
+        self._lessons = Lessons(EndpointChecks(self.ledger.database, on_blocked=patience), config.state_dir)
         key = load_key(config.state_dir)
         volumes = [volume_of(one, key) for one in volumes_now(config, self.ledger.views)]
         self.pool = Pool(volumes, self.ledger, self.problems)
@@ -180,7 +183,7 @@ class App:
         self.hire_one(
             Upkeep(self.ledger, self._ballast, self.problems, self.bell, self.ending), critical=False
         )
-        self.hire_one(Probe(self.job_list, self.problems, self.bell), critical=False)
+        self.hire_one(Probe(self.job_list, self._lessons, self.problems, self.bell), critical=False)
         self.hire_one(Sweep(self.job_list, self.ledger, self.unfinished), critical=False)
         self.hire_one(Reroute(self.ledger, self.pool, self.bell), critical=False)
         self.hire_one(self._reporter, critical=True)
@@ -393,7 +396,9 @@ class App:
         job.scan_requested.set()
 
     def _build(self, config: JobConfig, known_id: int | None = None) -> Job:
-        return build_job(config, self.ledger, self.config.runtime_dir, known_id)
+        job = build_job(config, self.ledger, self.config.runtime_dir, known_id)
+        self._lessons.teach(job)
+        return job
 
     def _add_job(self, job: Job) -> None:
         self._jobs = {**self._jobs, job.id: job}

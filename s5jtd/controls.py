@@ -334,6 +334,8 @@ def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> protocol.Explan
             **{name: value for name, value in row.items() if name not in (*_TIMES, "key", "state")},
             "key": printable(row["key"]),
             "state": State(row["state"]).word,
+            "pull_insecure": bool(row["pull_insecure"]),
+            "push_insecure": bool(row["push_insecure"]),
             **{name.removesuffix("_ms"): rfc3339(row[name] or None) for name in _TIMES},
         },
         "story": sorted(story, key=lambda line: line["at"]),
@@ -365,7 +367,8 @@ def _seen(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
 def _past(row: Mapping[str, Any], past: Mapping[str, Any]) -> list[protocol.StoryLine]:
     same = (past["size"], past["etag"]) == (row["size"], row["etag"])
     which = "for the first time, this version" if same else "an earlier version"
-    detail = f"{which} (ETag {past['etag']}), proven by {past['push_evidence']}"
+    unverified = _unverified(past["push_insecure"] or past["pull_insecure"])
+    detail = f"{which} (ETag {past['etag']}), proven by {past['push_evidence']}{unverified}"
     return _line(past["delivered_at_ms"], "delivered", detail)
 
 
@@ -377,11 +380,17 @@ def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[protocol.S
     if row["staged_at_ms"]:
         lines += _line(
             row["staged_at_ms"], "staged",
-            f"durable on {row['volume']}; equals the source by {row['pull_evidence']};"
-            f" crc64nvme {row['crc64nvme']}" + (f", md5 {row['md5']}" if row["md5"] else ""),
+            f"durable on {row['volume']}; equals the source by {row['pull_evidence']}"
+            f"{_unverified(row['pull_insecure'])}; crc64nvme {row['crc64nvme']}"
+            + (f", md5 {row['md5']}" if row["md5"] else ""),
         )  # fmt: skip
         lines += _line(chunk["pushing_at_ms"], "pushing", f"to {chunk['push_endpoint'] or 'the destination'}")
     return lines
+
+
+def _unverified(insecure: int) -> str:
+    """What an operator who reads of evidence must know besides."""
+    return ", over TLS whose certificate nobody verified" if insecure else ""
 
 
 def _failed(failure: Mapping[str, Any]) -> list[protocol.StoryLine]:
@@ -400,7 +409,8 @@ def _ended(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
         return _line(
             row["delivered_at_ms"],
             "delivered",
-            f"{how}, by {row['push_evidence']} ({row['destination_etag']})",
+            f"{how}, by {row['push_evidence']} ({row['destination_etag']})"
+            + _unverified(row["push_insecure"]),
         )
     if state in (State.PARKED, State.GONE):
         return _line(row["since_ms"], state.word, row["reason"])

@@ -84,6 +84,12 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "info", "the daemon began to start; `version`, `pid`, `jobs` and `volumes` say as what"
         ),
         "daemon_stopping": Event("info", "the daemon was asked to end, and why"),
+        "endpoint_checks_kept": Event(
+            "info", "what `s5jtd check` found out of `endpoints` is in the ledger, and used"
+        ),
+        "endpoint_checks_unreadable": Event(
+            "warning", "what `s5jtd check` wrote cannot be read; all is found out on the way, as without it"
+        ),
         "endpoint_down": Event(
             "warning", "an endpoint does not work any more; its side goes on with the others"
         ),

@@ -98,6 +98,21 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
+class Learned:
+    """What a check found out of one endpoint; None: not asked, or nothing that can be relied on."""
+
+    checked_at_ms: int = 0  #: Unix time; 0: never
+    ok: bool | None = None  #: whether all of it was as a transfer needs it
+    latency_ms: float | None = None
+    list_version: str | None = None  #: "2", or "1" where version 2 is not understood
+    is_ordered: bool | None = None  #: its listing; False is certain, True holds for what was seen of it
+    part_numbers: bool | None = None  #: whether a HEAD tells the size of one part
+
+    def __bool__(self) -> bool:
+        return self.checked_at_ms > 0
+
+
+@dataclass(frozen=True, slots=True)
 class Digests:
     """What one pass over the local bytes gave."""
 

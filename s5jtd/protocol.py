@@ -411,9 +411,19 @@ class VolumeChange(TypedDict):
     reason: NotRequired[str | None]
 
 
+class EndpointCheck(TypedDict):
+    at: str
+    ok: bool
+    list_version: Literal["1", "2"] | None
+    listing: Literal["ordered", "unordered"] | None
+    part_number: bool | None  #: whether a HEAD tells the size of one part
+
+
 class EndpointRow(Endpoint):
     errors: int | None  #: since the daemon started
     checked_at: str | None
+    #: What the last `s5jtd check` found out that is used; null: nothing.
+    check: NotRequired[EndpointCheck | None]
 
 
 class EndpointList(TypedDict):

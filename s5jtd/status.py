@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 from s5jtd import __version__, protocol
 from s5jtd.errors import VolumeError
@@ -15,7 +16,7 @@ from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.views import Pass
 from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
-from s5jtd.model import Direction, printable
+from s5jtd.model import Direction, Learned, printable
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import EndpointStatus
@@ -230,9 +231,23 @@ def endpoint_rows(job: Job) -> list[protocol.EndpointRow]:
             **_endpoint(job, link, shot),
             "errors": shot.errors,
             "checked_at": rfc3339(None if shot.checked_at is None else int(shot.checked_at * 1000)),
+            "check": _check(shot.learned),
         }
         for link, shot in _snapshots(job)
     ]
+
+
+def _check(learned: Learned | None) -> protocol.EndpointCheck | None:
+    if learned is None:
+        return None
+    orders: dict[bool | None, Literal["ordered", "unordered"] | None] = {True: "ordered", False: "unordered"}
+    return {
+        "at": rfc3339(learned.checked_at_ms) or "",
+        "ok": bool(learned.ok),
+        "list_version": "1" if learned.list_version == "1" else "2" if learned.list_version else None,
+        "listing": orders.get(learned.is_ordered),
+        "part_number": learned.part_numbers,
+    }
 
 
 def _snapshots(job: Job) -> Iterator[tuple[Link, EndpointStatus]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ from typing import Any
 import pytest
 
 from s5jtd.errors import Exit
+from s5jtd.ledger.endpoint_checks import FILE
+from s5jtd.model import Learned
 from s5jtd.s3.address import Address
+from s5jtd.s3.heads import head
 from s5jtd.s3.reaching import Step, reach
 from s5jtd.s3.transport import Link
 from s5jtd.s3.trial import Capabilities, Trial
-from tests.appliance import Appliance, side
+from tests.appliance import Appliance, side, until
 from tests.servers import (
     Asked,
     Certificates,
@@ -62,7 +67,7 @@ def test_a_snowball_lists_in_version_1_and_in_no_order(snowball: SnowballLike) -
 
     steps, found = tried(snowball.client())
 
-    assert (found.list_version, found.listing, found.part_number) == ("1", "unordered", False)
+    assert (found.list_version, found.listing, found.part_number) == ("1", "unordered", None)
     assert {step.state for step in steps.values()} <= {"ok", "skipped"}
     assert steps["clock"].state == "skipped"  # it does not tell its time
     assert "multipart" not in steps
@@ -185,3 +190,44 @@ def test_the_command_says_what_each_endpoint_lacks_and_which_job_can_go(
     assert "job snow: a transfer is feasible" in shown.stdout
     assert "- tcp" in shown.stdout
     assert moto.secret_key not in as_json.stdout + shown.stdout
+
+
+def test_what_a_check_found_is_kept_and_saves_the_road_its_questions(
+    tmp_path: Path, snowball: SnowballLike, rclone_tls: Server
+) -> None:
+    snowball.objects = {b"%d" % n: b"x" * n for n in (7, 3, 5)}
+    there = rclone_tls.new_bucket()
+    source = side(rclone_tls, "bucket", url=snowball.url)
+    destination = side(rclone_tls, there, tls={"verify": False})
+    with Appliance(tmp_path) as appliance:
+        appliance.configure({"name": "snow", "source": source, "destination": destination})
+        assert appliance.command("check").returncode == Exit.DONE
+        snowball.asked.clear()
+
+        appliance.start()
+
+        assert appliance.settled() == {"delivered": 3}
+        (row, unverified) = appliance.ask("endpoint.list")["endpoints"]
+        story = [line["detail"] for line in appliance.ask("object.explain", job="snow", key="7")["story"]]
+        newer = tmp_path / "state" / FILE
+        newer.write_text("torn")
+        until(lambda: appliance.events("endpoint_checks_unreadable"), "the news that it cannot be read")
+        assert appliance.stop() == Exit.DONE
+    # It lists in version 1 and in no order: nobody asked for version 2 again.
+    assert not [asked for asked in snowball.asked if "list-type" in asked.query]
+    assert row["check"].pop("at")
+    assert row["check"] == {"ok": True, "list_version": "1", "listing": "unordered", "part_number": None}
+    assert (row["insecure"], unverified["insecure"]) == (False, True)
+    assert ["nobody verified" in str(detail) for detail in story] == [False] * (len(story) - 1) + [True]
+    with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.db")) as ledger:
+        kept = ledger.execute("SELECT side, ok, list_version, ordered FROM endpoint_checks").fetchall()
+    assert sorted(kept) == [("destination", 1, None, 1), ("source", 1, "1", 0)]
+
+
+def test_a_server_that_tells_no_parts_is_not_asked_for_them(snowball: SnowballLike) -> None:
+    snowball.objects = {b"a": b"1"}
+    client = snowball.client()
+    client.learned = Learned(1, ok=True, part_numbers=False)
+
+    assert head(client, b"a", part_number=1, checksums=True).part_size is None
+    assert len(snowball.asked) == 1

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s5jtd.errors import EndpointDown, EndpointRefused, S5jtError
-from s5jtd.model import Listed
+from s5jtd.model import Learned, Listed
 from s5jtd.s3.listing import Page, list_objects
 from s5jtd.s3.listing_answer import Answer, NotListing
 from tests.servers import (
@@ -480,6 +480,7 @@ class Direct:
     """A client without a network between it and a server."""
 
     bucket, endpoint_url = "bucket", "http://direct"
+    learned = Learned()
 
     def __init__(self, server: Callable[[Asked], Reply]) -> None:
         self.server = server

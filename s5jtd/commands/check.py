@@ -21,6 +21,7 @@ from s5jtd.config import Config, JobConfig, S3Side, expand_volumes, load
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.errors import ConfigError, EndpointError, Exit, S5jtError
 from s5jtd.jobs import build_link, credential_source
+from s5jtd.ledger.endpoint_checks import FILE
 from s5jtd.model import Side
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.endpoints import Endpoint
@@ -76,7 +77,7 @@ def check(path: Path, *, as_json: bool, offline: bool, install: bool = False, le
         for job in config.jobs:
             findings += _job(job, endpoints)
     if not offline:
-        findings += _write_failed(config.state_dir, endpoints)
+        findings += _hand_on(config.state_dir, endpoints)
     obstacles = {job.name: _obstacles(job, findings, endpoints, offline=offline) for job in config.jobs}
     if as_json:
         shown = [{k: v for k, v in asdict(f).items() if k != "steps"} for f in findings]
@@ -216,18 +217,23 @@ def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str
     )
 
 
-def _write_failed(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
-    """`failed_endpoints.json`, empty when none failed, for scripts that look for it."""
+def _hand_on(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Write what scripts look for (the failed ones; empty when none is), and what the daemon goes by."""
+    now_ms = int(time.time() * 1000)
     failed = [line for line in endpoints if not line["ok"]]
-    path = state_dir / "failed_endpoints.json"
-    answer = {"checked_at": rfc3339(int(time.time() * 1000)), "failed_endpoints": failed}
-    try:
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps(answer, indent=1) + "\n")
-        hand_over(temporary, other_owner(state_dir))
-        temporary.rename(path)
-    except OSError as error:
-        yield Finding("failed_endpoints.json", False, f"{path}: {error.strerror}", "check who owns state_dir")
+    answers = {
+        "failed_endpoints.json": {"checked_at": rfc3339(now_ms), "failed_endpoints": failed},
+        FILE: {"checked_at_ms": now_ms, "endpoints": endpoints},
+    }
+    for name, answer in answers.items():
+        path = state_dir / name
+        try:
+            temporary = path.with_suffix(".new")
+            temporary.write_text(json.dumps(answer, indent=1) + "\n")
+            hand_over(temporary, other_owner(state_dir))
+            temporary.rename(path)
+        except OSError as error:
+            yield Finding(name, False, f"{path}: {error.strerror}", "check who owns state_dir")
 
 
 def _obstacles(

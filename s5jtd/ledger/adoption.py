@@ -175,8 +175,8 @@ def _readmit(sql: sqlite3.Connection, job_id: int, found: Item, now: int) -> Ite
         move(sql, job_id, known.state, State.SEEN, [known.item], "since_ms = ?", [(now,)])
     sql.execute(
         "UPDATE objects SET size = ?, etag = ?, modified_ms = ?, attempts = 0, not_before_ms = 0,"
-        " reason = NULL, delivered_at_ms = NULL, push_evidence = NULL, destination_etag = NULL, found = 0"
-        " WHERE id = ?",
+        " reason = NULL, delivered_at_ms = NULL, push_evidence = NULL, destination_etag = NULL, found = 0,"
+        " push_insecure = 0 WHERE id = ?",
         (found.size, found.etag, found.modified_ms, known.item.id),
     )
     count(sql, job_id, Counter({(State.SEEN, "bytes"): found.size - known.item.size}))

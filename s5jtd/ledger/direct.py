@@ -47,9 +47,17 @@ class DirectBook:
                 raise LostRace(f"{len(items) - claimed} of {len(items)} objects changed")
 
     def settle(
-        self, job_id: int, delivered: Sequence[Delivered], returned: Sequence[Returned], endpoint: str | None
+        self,
+        job_id: int,
+        delivered: Sequence[Delivered],
+        returned: Sequence[Returned],
+        endpoint: str | None,
+        *,
+        pull_insecure: bool = False,
     ) -> None:
         """Write down what was delivered, with both hops' evidence in its item, and what was not.
+
+        `pull_insecure`: the source spoke TLS to us, and nobody looked at its certificate.
 
         An object that the scanner took in anew meanwhile is left as it is: its new version travels.
         """
@@ -62,8 +70,9 @@ class DirectBook:
                 sql, job_id, State.SEEN, State.DELIVERED, [one.item for one in arrived],
                 "since_ms = ?, delivered_at_ms = ?, staged_at_ms = ?, attempts = 0, not_before_ms = 0,"
                 " reason = NULL, chunk_id = NULL, pull_evidence = ?, crc64nvme = ?, md5 = ?, sha256 = ?,"
-                " part_size = ?, destination_etag = ?, push_evidence = ?",
-                [(now, now, now, *_proof(one)) for one in arrived],
+                " part_size = ?, destination_etag = ?, push_evidence = ?, push_insecure = ?,"
+                " pull_insecure = ?",
+                [(now, now, now, *_proof(one), int(pull_insecure)) for one in arrived],
             )  # fmt: skip
             for one in returned:
                 if one.item.id in still:
@@ -88,7 +97,7 @@ def _unchanged(sql: sqlite3.Connection, items: Iterable[Item]) -> set[int]:
 def _proof(one: Delivered) -> tuple[object, ...]:
     item, digests = one.item, one.item.digests
     sums = (digests.crc64nvme, digests.md5, digests.sha256) if digests else (None, None, None)
-    return item.pull_evidence, *sums, item.part_size, one.etag, one.evidence
+    return item.pull_evidence, *sums, item.part_size, one.etag, one.evidence, int(one.insecure)
 
 
 def _return(sql: sqlite3.Connection, job_id: int, one: Returned, now: int) -> None:

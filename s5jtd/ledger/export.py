@@ -26,7 +26,7 @@ _PAGE: Final = 5_000
 #: Columns that other words serve better outside: sizes carry their unit, and ids of other rows mean nothing.
 _RENAMED: Final = {"size": "size_bytes", "part_size": "part_size_bytes", "pass_id": "pass"}
 _ELSEWHERE: Final = frozenset({"key", "job_id", "chunk_id"})
-_YES_NO: Final = frozenset({"aboard", "found"})
+_YES_NO: Final = frozenset({"aboard", "found", "pull_insecure", "push_insecure"})
 #: What a source or a destination chose the words of.
 _HOSTILE: Final = frozenset({"key", "etag", "destination_etag", "reason"})
 #: A spreadsheet takes a cell that begins so for a formula, and a key may hold one on purpose.

@@ -91,6 +91,9 @@ def forget_job(path: Path, name: str, on_progress: Callable[[int], None]) -> Non
             )
             for table in ("uploads", "chunks", "passes", "open_passes", "counters"):
                 sql.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
+            sql.execute(
+                "DELETE FROM endpoint_checks WHERE job = (SELECT name FROM jobs WHERE id = ?)", (job_id,)
+            )
             sql.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
     finally:
         database.close()

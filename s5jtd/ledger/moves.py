@@ -80,9 +80,10 @@ def move_chunk(
 def keep_delivery(sql: sqlite3.Connection, object_id: int) -> None:
     sql.execute(
         "INSERT INTO past_deliveries (object_id, size, etag, modified_ms, staged_at_ms, pull_evidence,"
-        " crc64nvme, delivered_at_ms, push_evidence, destination_etag, chunk_id)"
+        " crc64nvme, delivered_at_ms, push_evidence, destination_etag, chunk_id, pull_insecure,"
+        " push_insecure)"
         " SELECT id, size, etag, modified_ms, staged_at_ms, pull_evidence, crc64nvme, delivered_at_ms,"
-        " push_evidence, destination_etag, chunk_id FROM objects WHERE id = ?",
+        " push_evidence, destination_etag, chunk_id, pull_insecure, push_insecure FROM objects WHERE id = ?",
         (object_id,),
     )
 
@@ -113,7 +114,8 @@ def stage(sql: sqlite3.Connection, job_id: int, staged: Sequence[Staged], now: i
     move(
         sql, job_id, State.PULLING, State.STAGED, [one.item for one in staged],
         "since_ms = ?, staged_at_ms = ?, attempts = 0, not_before_ms = 0, aboard = 1, reason = NULL,"
-        " pull_evidence = ?, crc64nvme = ?, md5 = ?, sha256 = ?, part_size = ?, part_etag = ?",
+        " pull_evidence = ?, crc64nvme = ?, md5 = ?, sha256 = ?, part_size = ?, part_etag = ?,"
+        " pull_insecure = ?",
         [(now, now, *_proof(one)) for one in staged],
     )  # fmt: skip
 
@@ -121,7 +123,10 @@ def stage(sql: sqlite3.Connection, job_id: int, staged: Sequence[Staged], now: i
 def _proof(one: Staged) -> tuple[object, ...]:
     digests = one.digests
     part_etag = digests.multipart_etags.get(one.part_size) if one.part_size else None
-    return one.evidence, digests.crc64nvme, digests.md5, digests.sha256, one.part_size, part_etag
+    return (
+        one.evidence, digests.crc64nvme, digests.md5, digests.sha256, one.part_size, part_etag,
+        int(one.insecure),
+    )  # fmt: skip
 
 
 def or_lost(sql: sqlite3.Connection, one: Returned) -> Returned:

@@ -85,6 +85,7 @@ class Found:
     listed: Listed  #: at the source
     etag: str  #: the destination's
     evidence: Evidence
+    insecure: bool = False  #: a side spoke TLS to us, and nobody looked at its certificate
 
 
 def rows(sql: sqlite3.Connection, job_id: int, prefix: bytes) -> Iterator[Known]:
@@ -159,7 +160,8 @@ def _rearm(sql: sqlite3.Connection, job_id: int, was: State, doubts: Sequence[Do
         "since_ms = ?, size = ?, etag = ?, modified_ms = ?, attempts = 0, not_before_ms = 0,"
         " chunk_id = NULL, reason = NULL, staged_at_ms = NULL, pull_evidence = NULL, crc64nvme = NULL,"
         " md5 = NULL, sha256 = NULL, part_size = NULL, part_etag = NULL, delivered_at_ms = NULL,"
-        " push_evidence = NULL, destination_etag = NULL, found = 0",
+        " push_evidence = NULL, destination_etag = NULL, found = 0,"
+        " pull_insecure = 0, push_insecure = 0",
         [(now, d.version.size, d.version.etag, d.version.modified_ms) for d in doubts],
     )  # fmt: skip
     grown = sum(doubt.version.size - doubt.row.size for doubt in doubts)
@@ -172,13 +174,13 @@ def _insert(
     state: State,
     listed: Listed,
     now: int,
-    proof: tuple[int, Evidence, str, int] | tuple[None, None, None, int] = (None, None, None, 0),
+    proof: tuple[int, Evidence, str, int, int] | tuple[None, None, None, int, int] = (None, None, None, 0, 0),
 ) -> int:
     """Take in an object that nobody took in meanwhile; 1 if so."""
     made = sql.execute(
         "INSERT INTO objects (job_id, key, size, etag, modified_ms, state, since_ms, seen_at_ms,"
-        " delivered_at_ms, push_evidence, destination_etag, found)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, key) DO NOTHING",
+        " delivered_at_ms, push_evidence, destination_etag, found, push_insecure)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (job_id, key) DO NOTHING",
         (job_id, listed.key, listed.size, listed.etag, listed.modified_ms, state, now, now, *proof),
     ).rowcount
     if made:
@@ -189,7 +191,8 @@ def _insert(
 def _deliver(sql: sqlite3.Connection, job_id: int, found: Sequence[Found], now: int) -> None:
     for one in found:
         if one.row is None:
-            _insert(sql, job_id, State.DELIVERED, one.listed, now, (now, one.evidence, one.etag, 1))
+            proof = (now, one.evidence, one.etag, 1, int(one.insecure))
+            _insert(sql, job_id, State.DELIVERED, one.listed, now, proof)
     known = [one for one in found if one.row is not None and _stands(sql, one.row)]
     rows = [one.row for one in known if one.row is not None]
     parked = [row for row in rows if row.state == State.PARKED]
@@ -200,8 +203,8 @@ def _deliver(sql: sqlite3.Connection, job_id: int, found: Sequence[Found], now: 
     move(
         sql, job_id, State.SEEN, State.DELIVERED, [row.item for row in rows],
         "since_ms = ?, delivered_at_ms = ?, attempts = 0, not_before_ms = 0, reason = NULL,"
-        " push_evidence = ?, destination_etag = ?, found = 1",
-        [(now, now, one.evidence, one.etag) for one in known],
+        " push_evidence = ?, destination_etag = ?, found = 1, push_insecure = ?",
+        [(now, now, one.evidence, one.etag, int(one.insecure)) for one in known],
     )  # fmt: skip
     # A parked one may have a file on a volume, which may go now.
     sql.executemany(

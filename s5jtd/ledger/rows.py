@@ -49,6 +49,7 @@ class Staged:
     part_size: int | None  #: bytes; the upload's, where it will be multipart
     #: Kept in the chunk's seal, and in no row: most objects have none, and a hundred million have too many.
     belongings: Belongings = NO_BELONGINGS
+    insecure: bool = False  #: the source spoke TLS to us, and nobody looked at its certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Delivered:
     item: Item
     etag: str  #: the destination's
     evidence: Evidence
+    insecure: bool = False  #: as with `Staged`, of the destination
 
 
 @dataclass(frozen=True, slots=True)

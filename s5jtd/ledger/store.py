@@ -142,13 +142,15 @@ class Ledger:
         fresh: Sequence[Listed],
         found: Mapping[bytes, tuple[str, Evidence]],
         unmovable: Mapping[bytes, str],
+        *,
+        insecure: bool = False,
     ) -> None:
         """Take in new and changed objects as `seen`, or at once as `delivered` or `parked`.
 
         `fresh` is what `Views.fresh` picked from a page; nobody but the job's one scanner admits.
         `found` holds what the destination proved to have already: its ETag and the evidence;
-        `unmovable` why a key cannot travel.  A row in flight is left alone: its version finishes
-        first, and the next pass notices that the source has moved on.
+        `unmovable` why a key cannot travel; `insecure`: that proof came over TLS nobody verified.  A row
+        in flight is left alone: its version finishes first, and the next pass sees that there is another.
         """
         if not fresh:
             return
@@ -158,6 +160,11 @@ class Ledger:
             owner = passes.owner(sql, pass_id)
             for listed in fresh:
                 self._admit_one(sql, job_id, listed, found, unmovable, now, deltas, pass_id=owner)
+            if insecure:
+                sql.executemany(
+                    "UPDATE objects SET push_insecure = 1 WHERE job_id = ? AND key = ? AND found = 1",
+                    [(job_id, key) for key in found],
+                )
             count(sql, job_id, deltas)
             sql.execute(
                 "UPDATE passes SET fresh = fresh + ?, found = found + ? WHERE id = ?",
@@ -204,7 +211,7 @@ class Ledger:
             " push_evidence = excluded.push_evidence, destination_etag = excluded.destination_etag,"
             " found = excluded.found, attempts = 0, not_before_ms = 0, chunk_id = NULL, staged_at_ms = NULL,"
             " pull_evidence = NULL, crc64nvme = NULL, md5 = NULL, sha256 = NULL, part_size = NULL,"
-            " part_etag = NULL",
+            " part_etag = NULL, pull_insecure = 0, push_insecure = 0",
             (
                 job_id, listed.key, listed.size, listed.etag, listed.modified_ms, state, now, now, reason,
                 now if evidence else None, evidence, etag, int(evidence is not None), pass_id,
@@ -331,8 +338,8 @@ class Ledger:
             move(
                 sql, chunk.job_id, State.PUSHING, State.DELIVERED, [one.item for one in delivered],
                 "since_ms = ?, delivered_at_ms = ?, not_before_ms = 0, reason = NULL, destination_etag = ?,"
-                " push_evidence = ?",
-                [(now, now, one.etag, one.evidence) for one in delivered],
+                " push_evidence = ?, push_insecure = ?",
+                [(now, now, one.etag, one.evidence, int(one.insecure)) for one in delivered],
             )  # fmt: skip
             self._return(sql, chunk, State.PUSHING, returned, "push", endpoint, now)
             waiting, due = sql.execute(

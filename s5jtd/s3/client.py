@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from s5jtd import __version__
 from s5jtd.errors import EndpointDown, S5jtError
+from s5jtd.model import Learned
 from s5jtd.s3.address import Address, Addressing, locate
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.moments import skew_seconds
@@ -112,6 +113,7 @@ class S3Client:
         link: Link = Link(),  # noqa: B008  (frozen)
     ) -> None:
         self.observe: Observer = _unobserved
+        self.learned = Learned()  #: what need not be found out anew with each question
         self.skew_seconds: float | None = None  #: how far the server's clock was ahead at its last answer
         self.bucket = bucket
         self.endpoint_url = endpoint_url
@@ -148,6 +150,11 @@ class S3Client:
             raise
         with _closing(raw):
             yield Stream(raw, self._place(key), self.link, self.observe)
+
+    @property
+    def insecure(self) -> bool:
+        """Whether it speaks TLS to whoever answers: nobody looks at the certificate."""
+        return not self.link.verify_tls and not (self.endpoint_url or "").startswith("http:")
 
     def unobserved(self) -> S3Client:
         """The same client, for what a server need not offer: a refusal says nothing of its health."""

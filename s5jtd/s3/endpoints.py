@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final
 
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, S5jtError
+from s5jtd.model import Learned
 from s5jtd.s3.client import S3Client
 
 #: So many errors in a row open the breaker: fewer is a hiccup, more costs every chunk meanwhile.
@@ -181,6 +182,7 @@ class EndpointStatus:
     errors: int = 0  #: since the daemon started
     checked_at: float | None = None  #: Unix time at which it was last heard of
     insecure: bool = False  #: whose certificate nobody looks at
+    learned: Learned | None = None  #: by the last check that is known
 
 
 class Endpoint:
@@ -205,7 +207,8 @@ class Endpoint:
             self.url, health.state, health.latency_ms, health.last_error, health.hint, self.since,
             self.client.skew_seconds,
             self.errors, self.checked_at,
-            not self.client.link.verify_tls and not self.url.startswith("http:"),
+            self.client.insecure,
+            self.client.learned or None,
         )  # fmt: skip
 
 
@@ -231,6 +234,13 @@ class Endpoints:
         for endpoint in self._endpoints:
             endpoint.since = wall()
             endpoint.client.observe = partial(self._observe, endpoint)
+
+    def teach(self, endpoint: Endpoint, learned: Learned) -> None:
+        """Use what a check found out; its latency stands in until one is measured."""
+        with self._lock:
+            endpoint.client.learned = learned
+            if endpoint.health.latency_ms is None:
+                endpoint.health = replace(endpoint.health, latency_ms=learned.latency_ms)
 
     def all(self) -> tuple[Endpoint, ...]:
         """All of them, in the order of the configuration."""

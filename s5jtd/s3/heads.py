@@ -22,8 +22,9 @@ _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 def head(client: S3Client, key: bytes, *, part_number: int | None = None, checksums: bool = False) -> Head:
     """What the endpoint says of `key`; with `part_number` also the size of that part.
 
-    A server that knows no part numbers answers as if none were asked for: then `part_size` is None.  With
-    both `part_number` and `checksums` two requests are made, as the checksums of a part are not the object's.
+    A server that knows no part numbers answers as if none were asked for: then `part_size` is None, and
+    one that a check found to be such is not asked for them.  With both `part_number` and `checksums` two
+    requests are made, as the checksums of a part are not the object's.
 
     Raises:
         ObjectGone: there is no such object, and the bucket is well.
@@ -31,7 +32,7 @@ def head(client: S3Client, key: bytes, *, part_number: int | None = None, checks
         ObjectChanged: it was replaced between two requests.
         EndpointDown, EndpointRefused: the endpoint cannot say.
     """
-    if part_number is None:
+    if part_number is None or client.learned.part_numbers is False:
         mode = {"x-amz-checksum-mode": "ENABLED"} if checksums else {}
         return _whole(client.request("HEAD", key, headers=mode).headers, client, key)
     whole = head(client, key, checksums=True) if checksums else None

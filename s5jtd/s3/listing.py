@@ -41,7 +41,8 @@ def list_objects(
 ) -> Iterator[Page]:
     """The objects below `prefix` with keys greater than `start_after` and up to `end_at`, that one included.
 
-    `version` is "1", "2", or "auto": 2 where the server understands it.  There is at least one page.  A key
+    `version` is "1", "2", or "auto": 2 where the server understands it, and 1 at once where a check found
+    that it does not.  There is at least one page.  A key
     that a server repeats comes once while keys ascend; in an unsorted listing it may come again.  Without
     url-encoding a key is what XML makes of it: a server that does not know `encoding-type` cannot tell a
     carriage return from a line feed.
@@ -54,7 +55,7 @@ def list_objects(
     if own is not None:
         yield from own
         return
-    walk = _Walk(prefix, start_after, end_at, version, page_size)
+    walk = _Walk(prefix, start_after, end_at, version, page_size, client.learned.list_version)
     where = f"bucket {client.bucket} at {client.endpoint_url or 'AWS'}"
     try:
         while not walk.is_over:
@@ -90,14 +91,20 @@ class _Walk:
     """Where a listing stands and how it goes on; decides, and asks nobody."""
 
     def __init__(
-        self, prefix: bytes, start_after: bytes, end_at: bytes | None, version: str, page_size: int
+        self,
+        prefix: bytes,
+        start_after: bytes,
+        end_at: bytes | None,
+        version: str,
+        page_size: int,
+        learned: str | None,
     ) -> None:
         self.is_over = False
         self._prefix = prefix
         self._start_after = start_after
         self._end_at = end_at
-        self._version = 1 if version == "1" else 2
         self._is_free = version == "auto"  #: to speak version 1 where 2 is not understood
+        self._version = 1 if version == "1" or (self._is_free and learned == "1") else 2
         self._page_size = page_size
         self._resume: Query = {}  #: where the next page begins; empty before the first answer
         self._last = b""  #: the key shown last, also of those left out

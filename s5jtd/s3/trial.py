@@ -23,6 +23,7 @@ from s5jtd.s3.uploads import Upload, abort
 SKEW_SECONDS_MAX: Final = 120.0
 #: No object is ever written under this name: a multipart upload is begun there and aborted.
 PROBE_NAME: Final = b".s5jtd-check-"
+_PARTS: Final = re.compile(r"[0-9a-fA-F]{32}-([0-9]{1,5})")
 _UPLOAD_ID: Final = re.compile(rb"<UploadId>([^<]{1,1024})</UploadId>")
 
 
@@ -34,7 +35,7 @@ class Capabilities:
     clock_skew_seconds: float | None = None
     list_version: str | None = None  #: "2", or "1" where version 2 is not understood
     listing: str | None = None  #: "ordered" or "unordered"
-    part_number: bool | None = None  #: HEAD tells the size of one part
+    part_number: bool | None = None  #: HEAD tells the size of one part; no only of an object in parts
     checksums: list[str] | None = None  #: algorithms with which a HEAD answered
     multipart: bool | None = None
     objects_seen: int = 0
@@ -76,7 +77,12 @@ class Trial:
             beginning = next(iter(stream), b"")
         if b"<ListBucketResult" not in beginning:
             raise EndpointDown("what answers is no S3 server", hint="a proxy or another service may answer")
-        self.found.list_version = "2" if b"<KeyCount>" in beginning else "1"
+        if b"<KeyCount>" in beginning:
+            self.found.list_version = "2"
+        elif (
+            b"<Marker" in beginning
+        ):  # which version 1 always names; some leave both out where there is nothing
+            self.found.list_version = "1"
         return Step("access", "ok", f"may list the bucket; answers in {self.found.latency_ms} ms")
 
     def _listing(self) -> Step:
@@ -85,8 +91,11 @@ class Trial:
         )
         self.found.listing = "ordered" if page is None or page.sorted else "unordered"
         if page is not None and page.objects:
-            self._first, self.found.objects_seen = page.objects[0], len(page.objects)
-        detail = f"version {self.found.list_version}, {self.found.listing}"
+            # One that was uploaded in parts tells more of the server than others do.
+            self._first = next((one for one in page.objects if _in_parts(one)), page.objects[0])
+            self.found.objects_seen = len(page.objects)
+        version = f"version {self.found.list_version}, " if self.found.list_version else ""
+        detail = f"{version}{self.found.listing}"
         if self.found.listing == "unordered":
             return Step("listing", "ok", f"{detail}: each look at it is sorted on disk first")
         return Step(
@@ -109,7 +118,9 @@ class Trial:
         if self._first is None:
             return Step("heads", "skipped", "there is no object to ask for")
         answer = head(self.client, self._first.key, part_number=1, checksums=True)
-        self.found.part_number = answer.part_size is not None
+        # Of an object in one piece many servers tell no part, and would of others.
+        if answer.part_size is not None or _in_parts(self._first):
+            self.found.part_number = answer.part_size is not None
         self.found.checksums = sorted(answer.checksums)
         evidence = [f"checksum {name}" for name in self.found.checksums]
         evidence += ["ETag"] if answer.etag else []
@@ -138,6 +149,12 @@ def _tried(name: str, look: Callable[[], Step]) -> Step:
         return look()
     except (EndpointError, ObjectError) as error:
         return Step(name, "failed", str(error), error.hint or _hint(error), may_pass=error.retry)
+
+
+def _in_parts(listed: Listed) -> bool:
+    """Whether an object's ETag is one of several parts."""
+    found = _PARTS.fullmatch(listed.etag)
+    return found is not None and int(found[1]) > 1
 
 
 def _hint(error: S5jtError) -> str:

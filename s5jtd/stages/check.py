@@ -136,7 +136,7 @@ class StagedCheck:
             evidence = max(evidence, Evidence.READBACK, key=lambda one: one.strength)
         elif not evidence.satisfies(policy.minimum) and policy.otherwise == "park":
             return _too_weak(item, evidence, policy.minimum, "source")
-        return Staged(item, digests, evidence, part)
+        return Staged(item, digests, evidence, part, insecure=self.client.insecure)
 
 
 class DeliveredCheck:
@@ -186,7 +186,7 @@ class DeliveredCheck:
             evidence = max(evidence, Evidence.READBACK, key=lambda one: one.strength)
         elif not evidence.satisfies(policy.minimum) and policy.otherwise == "park":
             return _too_weak(item, evidence, policy.minimum, "destination")
-        return Delivered(item, there.etag, evidence)
+        return Delivered(item, there.etag, evidence, self._client.insecure)
 
     def unreadable(self, item: Item) -> Returned | None:
         """What is wrong with a file that the engine could not read, on a volume that is well, if we agree."""
@@ -209,7 +209,7 @@ class DeliveredCheck:
         """Before a push only proof counts: what is doubtful is sent."""
         minimum = self._job.config.evidence.minimum
         if verdict.equal and verdict.evidence and verdict.evidence.satisfies(minimum):
-            return Delivered(item, there.etag, verdict.evidence)
+            return Delivered(item, there.etag, verdict.evidence, self._client.insecure)
         return None
 
     def _verdict(self, item: Item, there: Listed) -> Verdict:

@@ -205,7 +205,9 @@ class Comparison:
             source is not None and row.state in (State.SEEN, State.PARKED) and row.is_version(source)
         )
         if is_open and source is not None and self._counts(verdict):
-            act = Found(row, source, theirs.etag, verdict.evidence or Evidence.SIZE)
+            evidence = verdict.evidence or Evidence.SIZE
+            insecure = self._source.insecure or self._destination.insecure
+            act = Found(row, source, theirs.etag, evidence, insecure)
         return Finding(Entry(Mark.SAME, triple.key, None), act)
 
     def _missing(self, row: Known | None, version: Listed) -> Finding:

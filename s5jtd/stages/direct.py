@@ -147,7 +147,10 @@ class Direct:
             went = False
         found = [_or_park(job, settled.get(item.id) or _untouched(item)) for item in items]
         delivered = [one for one in found if isinstance(one, Delivered)]
-        self._book.settle(job.id, delivered, [one for one in found if isinstance(one, Returned)], url)
+        self._book.settle(
+            job.id, delivered, [one for one in found if isinstance(one, Returned)], url,
+            pull_insecure=job.source.insecure,
+        )  # fmt: skip
         log.info(
             "batch_streamed", endpoint=url, objects=len(delivered), of=len(items),
             bytes=sum(one.item.size for one in delivered), seconds=round(time.monotonic() - started, 3),
@@ -171,7 +174,7 @@ class Direct:
             evidence = verdict.evidence if verdict and verdict.equal else None
             if there and evidence and evidence.satisfies(job.config.evidence.minimum):
                 known = replace(item, pull_evidence=evidence)
-                settled[item.id] = Delivered(known, there.etag, evidence)
+                settled[item.id] = Delivered(known, there.etag, evidence, destination.client.insecure)
         sent = self._send(
             job, [item for item in items if item.id not in settled], source, destination, settled, beat
         )

@@ -36,7 +36,8 @@ def holdings(
     wanted = sorted(keys)
     held: dict[bytes, Listed] = {}
     left = wanted
-    if len(wanted) > FEW:
+    # One that is not sorted would be read from its beginning for each chunk, and decide nothing.
+    if len(wanted) > FEW and client.learned.is_ordered is not False:
         left = _by_listing(client, wanted, version, held, beat)
     for answer in pool.map(lambda key: _by_head(client, key), left):
         beat()

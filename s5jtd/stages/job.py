@@ -56,6 +56,11 @@ class Link:
     whole_md5: bool = False
     tagging: Tagging = field(default_factory=Tagging)
 
+    @property
+    def insecure(self) -> bool:
+        """Whether what it says comes over TLS that nobody verifies."""
+        return any(endpoint.client.insecure for endpoint in self.endpoints.all())
+
     def settled_ms(self) -> int:
         """When what changed just now may be taken: at once from a bucket, whose objects are whole."""
         seconds = self.folder.settle_seconds if self.folder is not None else 0.0

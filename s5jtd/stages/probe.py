@@ -8,6 +8,7 @@ import structlog
 
 from s5jtd.problems import Problems
 from s5jtd.stages.job import Job, Link
+from s5jtd.stages.lessons import Lessons
 from s5jtd.worker import Bell
 
 log = structlog.get_logger(__name__)
@@ -20,15 +21,21 @@ class Probe:
     idle_seconds = 1.0
     quiet_seconds_max = 300.0
 
-    def __init__(self, jobs: Callable[[], Sequence[Job]], problems: Problems, bell: Bell) -> None:
-        """`jobs` tells which jobs there are now."""
+    def __init__(
+        self, jobs: Callable[[], Sequence[Job]], lessons: Lessons, problems: Problems, bell: Bell
+    ) -> None:
+        """`jobs` tells which jobs there are now, `lessons` what a check found out of their endpoints."""
         self._jobs = jobs
+        self._lessons = lessons
         self._problems = problems
         self._bell = bell
 
     def step(self, beat: Callable[[], None]) -> bool:
         """Ask each endpoint that is due, and keep the list of problems true."""
+        has_news = self._lessons.refresh()
         for job in self._jobs():
+            if has_news:
+                self._lessons.teach(job)
             for link in (job.source, job.destination):
                 link.endpoints.probe_due(beat)
                 self._tell(job, link)

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -447,7 +447,7 @@ def _sealed_of(folder: ChunkFolder, items: Sequence[Item], key: bytes) -> list[S
         log.warning("seal_not_believed", chunk=folder.name, error=str(error))
         return None
     return [
-        Staged(by_id[one.item.id], one.digests, one.evidence, one.part_size, one.belongings)
+        replace(one, item=by_id[one.item.id])
         for one in sealed
         if one.item.id in by_id
         and one.item.etag == by_id[one.item.id].etag

@@ -50,6 +50,7 @@ def reseal(folder: ChunkFolder, header: dict[str, Any], staged: Sequence[Staged]
             "evidence": one.evidence.value,
             "part_size": one.part_size,
             **_packed(one.belongings),
+            **({"insecure": True} if one.insecure else {}),
         }
         for one in staged
     ]
@@ -114,6 +115,7 @@ def _staged(line: dict[str, Any]) -> Staged:
         Evidence(line["evidence"]),
         None if part_size is None else int(part_size),
         _belongings(line),
+        insecure=bool(line.get("insecure")),
     )
 
 

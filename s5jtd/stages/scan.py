@@ -134,7 +134,9 @@ class Scan:
         unmovable = {key: f"unmovable: {reason}" for key, reason in reasons.items() if reason is not None}
         movable = [listed for listed in fresh if listed.key not in unmovable]
         found = self.already_there(movable, beat)
-        self._ledger.admit(job.id, pass_id, fresh, found, unmovable)
+        self._ledger.admit(
+            job.id, pass_id, fresh, found, unmovable, insecure=job.source.insecure or job.destination.insecure
+        )  # fmt: skip
         self._bell.ring()
 
     def _let_leave(self, folder: Folder, chosen: Sequence[Listed], fresh: Sequence[Listed]) -> None:
