@@ -178,7 +178,7 @@ class App:
             self._hire_scanner(job)
             self._hire_comparer(job)
         budget = Budget(lambda: self.config.limits, self.ledger.views)
-        self._plan = Plan(self.job_list, self.ledger, self.pool, self.bell, budget)
+        self._plan = Plan(self.job_list, self.ledger, self.pool, self.bell, budget, self.tuner)
         self.hire_one(self._plan, critical=True)
         self.hire_one(
             Upkeep(self.ledger, self._ballast, self.problems, self.bell, self.ending), critical=False
@@ -398,6 +398,8 @@ class App:
     def _build(self, config: JobConfig, known_id: int | None = None) -> Job:
         job = build_job(config, self.ledger, self.config.runtime_dir, known_id)
         self._lessons.teach(job)
+        for endpoint in (*job.source.endpoints.all(), *job.destination.endpoints.all()):
+            endpoint.client.spend = self.line.spend
         return job
 
     def _add_job(self, job: Job) -> None:

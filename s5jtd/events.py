@@ -72,6 +72,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "client_failed": Event(
             "error", "serving one client of the control socket failed unexpectedly; the others go on"
         ),
+        "concurrency_changed": Event(
+            "info",
+            "as the link is, another number of objects travels at a time in one direction; `reason` says why",
+        ),
         "control_out_of_resources": Event(
             "warning", "the control socket could not take a client: too few descriptors or threads"
         ),

@@ -1,4 +1,4 @@
-"""Volumes that come and go: what the patterns of the configuration show now, and what they showed before."""
+"""Volumes that come and go: what the configuration and its patterns show now, and what they showed before."""
 
 from __future__ import annotations
 
@@ -101,11 +101,13 @@ class HotPlug:
     def step(self, beat: Callable[[], None]) -> bool:
         """Compare what is there with what was."""
         self._hear_mounts()
-        now = {one.path: one for one in volumes_now(self._config(), self._views)}
+        config = self._config()
+        written = {spec.path for spec in config.volumes if not spec.is_pattern}
+        now = {one.path: one for one in volumes_now(config, self._views)}
         known = {volume.path for volume in self._pool.volumes}
         for path, one in now.items():
             beat()
-            if path not in known and self._is_ripe(path):
+            if path not in known and (path in written or self._is_ripe(path)):
                 log.info("volume_found", volume=one.name, path=str(path))
                 self._add(self._renamed(one))
         for volume in self._pool.volumes:

@@ -227,9 +227,18 @@ class Concurrency(TypedDict):
     why: str
 
 
+class Portion(TypedDict):
+    """How much is pulled together at most; a small backlog is cut finer."""
+
+    bytes: int
+    objects: int
+    why: str
+
+
 class JobConcurrency(TypedDict):
     pull: Concurrency | None  #: null: no run yet
     push: Concurrency | None
+    chunk: NotRequired[Portion]
 
 
 class Job(TypedDict):

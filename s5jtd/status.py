@@ -14,7 +14,7 @@ from s5jtd.ledger.rows import FOREVER_MS, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.views import Pass
-from s5jtd.link.tuning import Lane, Tuner
+from s5jtd.link.tuning import CONFIGURED, Lane, Portion, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Direction, Learned, printable
 from s5jtd.pool import Pool
@@ -135,6 +135,7 @@ class StatusDesk:
             "concurrency": {
                 "pull": self._concurrency(job, Direction.PULL),
                 "push": self._concurrency(job, Direction.PUSH),
+                "chunk": self._portion(job),
             },
         }
 
@@ -143,6 +144,11 @@ class StatusDesk:
         if choice is None:
             return None
         return {"workers": choice.workers, "parts": choice.parts, "why": choice.why}
+
+    def _portion(self, job: Job) -> protocol.Portion:
+        chunk = job.config.chunk
+        found = self._tuner.portion(job.id, Portion(chunk.bytes, chunk.objects, CONFIGURED))
+        return {"bytes": found.bytes, "objects": found.objects, "why": found.why}
 
     def _state(self, job: Job, pauses: Pauses, objects: dict[str, int]) -> tuple[str, str | None]:
         resting = [

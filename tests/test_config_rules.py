@@ -315,8 +315,7 @@ def test_what_a_reload_changes_live_is_named(added, path):
     [
         ("volumes:", "state_dir: /srv/s\nvolumes:", ["state_dir"]),
         ("volumes:", "runtime_dir: /run/s\nvolumes:", ["runtime_dir"]),
-        ("[/mnt/a]", "[/mnt/a, /mnt/b]", ["volumes[/mnt/b] added"]),
-        ("[/mnt/a]", "[/mnt/b]", ["volumes[/mnt/a] removed", "volumes[/mnt/b] added"]),
+        ("[/mnt/a]", "[/mnt/*]", ["volumes[/mnt/a] removed"]),
         ("[/mnt/a]", "[{path: /mnt/a, name: x}]", ["volumes[/mnt/a].name"]),
         ("bucket: archive", "bucket: other", ["jobs[archive].source.bucket"]),
         ("bucket: cloud-a", "prefix: x\n      bucket: cloud-a", ["jobs[archive].destination.prefix"]),
@@ -327,7 +326,17 @@ def test_what_a_reload_changes_live_is_named(added, path):
     ],
 )  # fmt: skip
 def test_what_needs_a_restart_is_named(old, new, paths):
-    assert changes(loaded(GOOD), loaded(GOOD.replace(old, new))) == ([], paths)
+    _changed, kept = changes(loaded(GOOD), loaded(GOOD.replace(old, new)))
+    assert kept == paths
+
+
+def test_new_volumes_are_taken_up_and_old_ones_stay_until_a_restart():
+    old, new = loaded(GOOD), loaded(GOOD.replace("[/mnt/a]", "[/mnt/b, {path: /mnt/c-*, reserve: 1GiB}]"))
+
+    assert changes(old, new) == (
+        ["volumes[/mnt/b] added", "volumes[/mnt/c-*] added"], ["volumes[/mnt/a] removed"],
+    )  # fmt: skip
+    assert [str(spec.path) for spec in merged(old, new).volumes] == ["/mnt/a", "/mnt/b", "/mnt/c-*"]
 
 
 def test_a_side_that_leads_elsewhere_is_kept_whole_and_the_rest_of_its_job_changes():

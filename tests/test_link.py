@@ -26,12 +26,15 @@ from s5jtd.link.line import Line
 from s5jtd.link.timetable import next_change, rate_at
 from s5jtd.link.tuning import (
     PARTS_MAX,
+    PORTION_BYTES_MIN,
+    PORTION_OBJECTS_MIN,
     WORKERS_MAX,
     WORKERS_MIN,
     WORKERS_USUAL,
     Choice,
     Lane,
     Level,
+    Portion,
     Trial,
     Tuner,
     first_level,
@@ -86,6 +89,22 @@ class TestBudget:
 
     def test_without_a_limit_everything_is_granted_at_once(self):
         assert Budget(lambda: None).draw(123_456_789) == (123_456_789, 0.0)
+
+    def test_what_moved_unasked_is_made_up_for_and_holds_nobody_up_for_ever(self):
+        now = [0.0]
+        rates: list[float | None] = [100_000.0]
+        budget = Budget(lambda: rates[0], lambda: now[0])
+
+        assert budget.charge(300_000) == pytest.approx(3.0)
+        now[0] = 2.9
+        assert budget.draw(512)[0] == 0
+        now[0] = 3.1
+        assert budget.draw(512)[0] == 512
+        assert budget.charge(10**12) == pytest.approx(10.0)
+        rates[0] = 0.0
+        assert budget.charge(10**12) == 0.0
+        rates[0] = None
+        assert budget.charge(10**12) == 0.0
 
     def test_what_is_given_back_may_be_drawn_again(self):
         now = 0.0
@@ -231,6 +250,28 @@ class TestTuning:
         assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == WORKERS_MAX
         rates[PULL] = 1.0
         assert tuner.choose(Lane(1, PULL), 600.0, 1000).workers == WORKERS_MIN
+
+    def test_a_chunk_is_what_the_slower_direction_is_through_with_in_time(self):
+        tuner, most = Tuner(lambda: "auto"), Portion(1024 * MIB, 1000, "configured")
+        pull, push = Lane(1, PULL), Lane(1, PUSH)
+
+        def ran(lane: Lane, size: int, seconds: float) -> None:
+            tuner.learn(lane, tuner.choose(lane, None, 1), Trial(1, size, seconds, trouble=False))
+
+        ran(pull, 1024 * MIB, 10.0)
+        ran(push, MIB, 0.5)  # too short to tell anything
+        assert tuner.portion(1, most) == most
+
+        ran(push, 600_000, 1.0)
+        slow = tuner.portion(1, most)
+        assert (slow.bytes, slow.objects) == (600 * (600_000 + 2**18), 1000)
+        assert slow.why == "a push is through with it in 10 minutes"
+        assert tuner.portion(2, most) == most
+
+        for _ in range(20):
+            ran(pull, 1, 1e6)
+        least = tuner.portion(1, most)
+        assert (least.bytes, least.objects) == (PORTION_BYTES_MIN, PORTION_OBJECTS_MIN)
 
     def test_what_the_configuration_says_holds_and_may_change(self):
         says: list[Any] = [7]

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 
 from s5jtd.errors import EndpointDown, EndpointRefused, ObjectChanged, ObjectGone, ObjectRefused, S5jtError
+from s5jtd.model import Direction
 from s5jtd.s3.address import Address, locate
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource
@@ -788,3 +789,19 @@ def test_bytes_are_read_back_as_they_are_stored(moto):
     moto.boto().put_object(Bucket=bucket, Key="key", Body=packed, ContentEncoding="gzip")
 
     assert packed == b"".join(read_back(moto.client(bucket), b"key", if_match=None))
+
+
+def test_what_own_requests_move_is_counted_both_ways(snowball):
+    snowball.objects = {b"k": b"x" * 300_000}
+    client = snowball.client()
+    spent: dict[Direction, int] = dict.fromkeys(Direction, 0)
+
+    def spend(direction: Direction, moved: int) -> float:
+        spent[direction] += moved
+        return 0.0
+
+    client.spend = spend
+    assert sum(map(len, read_back(client.unobserved(), b"k", if_match=None))) == 300_000
+
+    assert 100 < spent[Direction.PUSH] < 2_000
+    assert 300_000 < spent[Direction.PULL] < 302_000

@@ -13,6 +13,7 @@ from s5jtd.config.schema import Limits
 from s5jtd.ledger.rows import Returned
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import Tuner
 from s5jtd.model import Listed
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
@@ -79,7 +80,7 @@ class Site:
         job = SimpleNamespace(id=job_id, name="archive", config=config, source=link, held=None)
         self.job = cast("Job", job)
         budget = Budget(Limits, self.ledger.views)
-        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget)
+        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget, Tuner(lambda: "auto"))
 
     def admit(self, count: int) -> None:
         self.ledger.admit(

@@ -127,6 +127,14 @@ def test_disks_that_a_pattern_finds_come_and_go_without_a_restart(tmp_path: Path
         second.path.rmdir()
         until(lambda: volumes(appliance) == {"one-ext4": "online"}, "what went empty is not missed")
         assert appliance.status()["problems"] == []
+
+        one_more = stack.enter_context(loop_volume(tmp_path / "more"))
+        appliance.configure(job(moto, here, there), volumes=[pattern, str(one_more.path)])
+        assert appliance.ask("config.reload")["changed"][-1] == f"volumes[{one_more.path}] added"
+        until(lambda: volumes(appliance) == {"one-ext4": "online", "ext4": "online"}, "the one written out")
+        appliance.configure(job(moto, here, there), volumes=[pattern])
+        assert appliance.ask("config.reload")["kept"] == [f"volumes[{one_more.path}] removed"]
+        assert volumes(appliance)["ext4"] == "online"
     assert contents(moto, there) == digests(first | later)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from s5jtd.config.rules import conflicts
-from s5jtd.config.schema import Config, JobConfig
+from s5jtd.config.schema import Config, JobConfig, VolumeSpec
 from s5jtd.config.sides import Section
 from s5jtd.config.tree import path_text
 from s5jtd.errors import ConfigError
 
-#: Open files and mounted volumes depend on these.
-FROZEN = ("state_dir", "runtime_dir", "volumes")
+#: Open files depend on these.
+FROZEN = ("state_dir", "runtime_dir")
 #: What makes the data of a side.  Objects in flight were planned with it, so a side where one of these
 #: changes is kept whole: the old bucket's name means nothing at the new endpoints.
 ROAD = ("bucket", "prefix", "directory")
@@ -28,13 +28,20 @@ def merged(old: Config, new: Config) -> Config:
     """
     before = {job.name: job for job in old.jobs}
     jobs = tuple(_merged_job(before[job.name], job) if job.name in before else job for job in new.jobs)
-    both = new.model_copy(update={name: getattr(old, name) for name in FROZEN} | {"jobs": jobs})
+    kept = {name: getattr(old, name) for name in FROZEN}
+    both = new.model_copy(update=kept | {"jobs": jobs, "volumes": _merged_volumes(old.volumes, new.volumes)})
     found = [f"{path_text(path)}: {message}" for path, message in conflicts(both)]
     if found:
         raise ConfigError(
             f"without a restart: {'; '.join(found)}", hint="the file itself is good: systemctl restart s5jtd"
         )
     return both
+
+
+def _merged_volumes(old: tuple[VolumeSpec, ...], new: tuple[VolumeSpec, ...]) -> tuple[VolumeSpec, ...]:
+    """New ones are taken up.  One that is in use stays as it is: what lies on it is still to be delivered."""
+    known = {spec.path for spec in old}
+    return (*old, *(spec for spec in new if spec.path not in known))
 
 
 def _merged_job(old: JobConfig, new: JobConfig) -> JobConfig:

@@ -21,6 +21,8 @@ _DRAW_BYTES_MAX: Final = 64 * 1024
 _DRAW_SECONDS: Final = 0.02
 _DRAW_BYTES_MIN: Final = 512
 _STOPPED_SECONDS: Final = 0.2  # until one looks again
+#: What moved unasked is owed up to so many seconds of the rate; more would keep others waiting for ever.
+_OWED_SECONDS: Final = 10.0
 
 
 class Budget:
@@ -49,14 +51,31 @@ class Budget:
             if rate <= 0:
                 self._tokens, self._at = 0.0, now
                 return 0, _STOPPED_SECONDS
-            most = max(rate * KEPT_SECONDS, float(_DRAW_BYTES_MIN))
-            self._tokens = min(self._tokens + rate * (now - self._at), most)
-            self._at = now
+            self._gain(rate, now)
             share = min(wanted, _DRAW_BYTES_MAX, max(int(rate * _DRAW_SECONDS), _DRAW_BYTES_MIN))
             if self._tokens < share:
                 return 0, min((share - self._tokens) / rate, 1.0)
             self._tokens -= share
             return share, 0.0
+
+    def charge(self, moved: int) -> float:
+        """Count bytes that moved without being drawn for; how many seconds their mover should rest now.
+
+        Questions and their answers are small and nobody can wait in the middle of one: they come first, and
+        what is drawn for later makes up for it.
+        """
+        rate = self._rate()
+        if rate is None or rate <= 0:
+            return 0.0
+        with self._lock:
+            self._gain(rate, self._clock())
+            self._tokens = max(self._tokens - moved, -rate * _OWED_SECONDS)
+            return max(0.0, -self._tokens / rate)
+
+    def _gain(self, rate: float, now: float) -> None:
+        most = max(rate * KEPT_SECONDS, float(_DRAW_BYTES_MIN))
+        self._tokens = min(self._tokens + rate * (now - self._at), most)
+        self._at = now
 
     def give_back(self, unused: int) -> None:
         """What was drawn and did not move."""

@@ -104,6 +104,10 @@ class Line:
         """What an engine inside this process takes from, before it moves bytes."""
         return self._budgets[direction]
 
+    def spend(self, direction: Direction, moved: int) -> float:
+        """Count what the daemon's own requests moved; after how many seconds the next should come."""
+        return self._budgets[direction].charge(moved)
+
     def limits(self) -> list[Limit]:
         """What holds in each direction."""
         now = self._wall()

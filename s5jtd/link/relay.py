@@ -19,6 +19,7 @@ import contextlib
 import ipaddress
 import secrets
 import socket
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from s5jtd.link.asked import Refused, check_word, first_line, for_a_server, host_and_port
 from s5jtd.link.budget import Budget
 from s5jtd.model import Direction
 
@@ -34,11 +36,15 @@ _HEAD_BYTES_MAX: Final = 64 * 1024
 _CONNECT_SECONDS: Final = 15.0
 _CLOSE_SECONDS: Final = 5.0
 #: Of a limited pull: what the kernel takes from the line before anybody drew for it, in seconds of the
-#: rate for all connections together, of which there are usually more than so many.
-_AHEAD_SECONDS: Final = 0.5
-_CONNECTIONS_MIN: Final = 32
-_RECEIVE_BYTES: Final = (4 * 1024, 4 << 20)
-_NOT_HANDED_ON: Final = (b"proxy-authorization:", b"proxy-connection:")
+#: rate for all connections together, besides what is on a long way anyhow.  It keeps twice what it is told.
+_AHEAD_SECONDS: Final = 0.15
+_ROUND_TRIPS: Final = 1.5
+#: A connection that begins reckons with so many others that begin with it; then they are counted.
+_CONNECTIONS_MIN: Final = 64
+_RECKON_SECONDS: Final = 1.0
+_RECEIVE_BYTES: Final = (2 * 1024, 4 << 20)
+#: Where `struct tcp_info` of <linux/tcp.h> has the smoothed round trip, in microseconds.
+_RTT_AT: Final = 68
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -60,14 +66,6 @@ class _Route:
     direction: Direction
     budget: Budget
     open: Counter[Direction]  #: connections under way, of all routes
-
-
-class _Refused(Exception):
-    """What is answered to a request that goes nowhere."""
-
-    def __init__(self, status: str) -> None:
-        super().__init__(status)
-        self.status = status
 
 
 class Relay:
@@ -180,7 +178,7 @@ class Relay:
                         await self._both(client, server, route)
                 else:
                     await self._as_proxy(client, route)
-            except _Refused as refused:
+            except Refused as refused:
                 with contextlib.suppress(OSError):
                     await _say(client, refused.status)
             except OSError:
@@ -193,19 +191,19 @@ class Relay:
         head = await reader.head()
         if head is None:
             return
-        method, target, _ = _first_line(head)
-        _check_word(head, route.word)
+        method, target, _ = first_line(head)
+        check_word(head, route.word)
         if method == b"CONNECT":
-            with await _reach(_host_and_port(target, 443), route) as server:
+            with await _reach(host_and_port(target, 443), route) as server:
                 await _say(client, "200 Connection established")
                 await self._both(client, server, route, reader.rest)
             return
         parts = urlsplit(target.decode("latin-1"))
         if parts.scheme != "http" or not parts.hostname:
-            raise _Refused("400 Bad Request")
+            raise Refused("400 Bad Request")
         with await _reach((parts.hostname, parts.port or 80), route) as server:
             answers = asyncio.ensure_future(
-                self._pump(server, client, self._drawn(route, Direction.PULL), closes=True)
+                self._pump(server, client, self._drawn(route, Direction.PULL), route, closes=True)
             )
             try:
                 await self._requests(reader, head, server, self._drawn(route, Direction.PUSH))
@@ -223,7 +221,7 @@ class Relay:
         """Hand on one request after the other, each with the line a server expects, and its body."""
         loop = asyncio.get_running_loop()
         while head is not None:
-            length, rewritten = _for_a_server(head)
+            length, rewritten = for_a_server(head)
             await loop.sock_sendall(server, rewritten)
             while length:
                 granted = await self._granted(budget, min(length, _PIECE_BYTES))
@@ -242,8 +240,8 @@ class Relay:
         if first:
             await asyncio.get_running_loop().sock_sendall(server, first)
         await _together(
-            self._pump(client, server, self._drawn(route, Direction.PUSH)),
-            self._pump(server, client, self._drawn(route, Direction.PULL)),
+            self._pump(client, server, self._drawn(route, Direction.PUSH), route),
+            self._pump(server, client, self._drawn(route, Direction.PULL), route),
         )
 
     def _drawn(self, route: _Route, flow: Direction) -> Budget | None:
@@ -251,15 +249,25 @@ class Relay:
         return route.budget if flow is route.direction else None
 
     async def _pump(
-        self, source: socket.socket, target: socket.socket, budget: Budget | None, *, closes: bool = False
+        self,
+        source: socket.socket,
+        target: socket.socket,
+        budget: Budget | None,
+        route: _Route,
+        *,
+        closes: bool = False,
     ) -> None:
         """Hand on until the end of the stream, which is handed on too."""
         loop = asyncio.get_running_loop()
+        reckon_at = loop.time() + _RECKON_SECONDS
         while True:
             if budget is None:
                 piece = await loop.sock_recv(source, _PIECE_BYTES)
             else:
                 await _readable(source)  # who draws and then waits keeps others from moving
+                if route.direction is Direction.PULL and loop.time() >= reckon_at:
+                    reckon_at = loop.time() + _RECKON_SECONDS
+                    _hold_back(source, route, route.open[route.direction])
                 granted = await self._granted(budget, _PIECE_BYTES)
                 piece = await loop.sock_recv(source, granted)
                 budget.give_back(granted - len(piece))
@@ -305,7 +313,7 @@ class _Reader:
         """A request's head with the empty line at its end; None where the client is done."""
         while b"\r\n\r\n" not in self.rest:
             if len(self.rest) > _HEAD_BYTES_MAX:
-                raise _Refused("431 Request Header Fields Too Large")
+                raise Refused("431 Request Header Fields Too Large")
             piece = await asyncio.get_running_loop().sock_recv(self._client, _PIECE_BYTES)
             if not piece:
                 self.ended = True
@@ -328,7 +336,7 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
     """A connection to `target`, from where the route leaves.
 
     Raises:
-        _Refused: there is none to be had.
+        Refused: there is none to be had.
     """
     loop = asyncio.get_running_loop()
     error: OSError = OSError()
@@ -353,18 +361,28 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
                 else:
                     return server
     except TimeoutError:
-        raise _Refused("504 Gateway Timeout") from None
+        raise Refused("504 Gateway Timeout") from None
     except OSError as failed:
         error = failed
-    raise _Refused(f"502 {error.strerror or 'Bad Gateway'}") from error
+    raise Refused(f"502 {error.strerror or 'Bad Gateway'}") from error
+
+
+def _hold_back(server: socket.socket, route: _Route, connections: int) -> None:
+    """Let the kernel take in little more than the limit has for one of so many connections.
+
+    What it takes in has travelled, whoever draws for it later; but it must be enough for the round trip.
+    """
+    least, most = _RECEIVE_BYTES
+    rate = route.budget.rate
+    info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
+    seconds = _AHEAD_SECONDS + _ROUND_TRIPS * int.from_bytes(info[_RTT_AT:], sys.byteorder) / 1e6
+    ahead = most if rate is None else int(rate * seconds / max(1, connections))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(ahead, least), most))
 
 
 def _leave_from(server: socket.socket, route: _Route) -> None:
-    rate = route.budget.rate
-    if route.direction is Direction.PULL and rate is not None:
-        least, most = _RECEIVE_BYTES
-        ahead = int(rate * _AHEAD_SECONDS / max(_CONNECTIONS_MIN, route.open[route.direction]))
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(ahead, least), most))
+    if route.direction is Direction.PULL and route.budget.rate is not None:
+        _hold_back(server, route, max(_CONNECTIONS_MIN, route.open[route.direction]))
     if route.bind is None:
         return
     try:
@@ -416,52 +434,6 @@ async def _say(client: socket.socket, status: str) -> None:
     if status.startswith("407"):
         more += 'Proxy-Authenticate: Basic realm="s5jtd"\r\n'
     await asyncio.get_running_loop().sock_sendall(client, f"HTTP/1.1 {status}\r\n{more}\r\n".encode())
-
-
-def _first_line(head: bytes) -> tuple[bytes, bytes, bytes]:
-    try:
-        method, target, version = head.partition(b"\r\n")[0].split(b" ")
-    except ValueError:
-        raise _Refused("400 Bad Request") from None
-    return method, target, version
-
-
-def _check_word(head: bytes, word: bytes) -> None:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        said = value.strip().removeprefix(b"Basic ")
-        if name.lower() == b"proxy-authorization" and secrets.compare_digest(said, word):
-            return
-    raise _Refused("407 Proxy Authentication Required")
-
-
-def _for_a_server(head: bytes) -> tuple[int, bytes]:
-    """The length of the body that follows, and the head as the server itself expects it."""
-    method, target, version = _first_line(head)
-    path = b"/" + target.partition(b"://")[2].partition(b"/")[2]
-    length = 0
-    lines = [b" ".join((method, path, version))]
-    for line in head.split(b"\r\n")[1:]:
-        lower = line.lower()
-        if lower.startswith(b"transfer-encoding:"):
-            raise _Refused("411 Length Required")
-        if lower.startswith(b"content-length:"):
-            length = int(line.partition(b":")[2]) if line.partition(b":")[2].strip().isdigit() else -1
-        if not lower.startswith(_NOT_HANDED_ON):
-            lines.append(line)
-    if length < 0:
-        raise _Refused("400 Bad Request")
-    return length, b"\r\n".join(lines)
-
-
-def _host_and_port(authority: bytes, default: int) -> tuple[str, int]:
-    try:
-        parts = urlsplit("//" + authority.decode("ascii"))
-        if not parts.hostname:
-            raise ValueError
-        return parts.hostname, parts.port or default
-    except ValueError:
-        raise _Refused("400 Bad Request") from None
 
 
 def _address_here(endpoint_url: str | None) -> str | None:

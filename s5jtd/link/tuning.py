@@ -10,13 +10,17 @@ What this machine has memory for is not the link's matter: `headroom` takes that
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
+
+import structlog
 
 from s5jtd.link.budget import Rate
 from s5jtd.link.headroom import Headroom
 from s5jtd.model import Direction
+
+log = structlog.get_logger(__name__)
 
 #: Objects at a time in one run, where the configuration leaves it to us: least, usual, most.
 WORKERS_MIN: Final = 4
@@ -35,6 +39,17 @@ _WORKER_RATE_MIN: Final = 64 * 1024
 _PAYS: Final = 1.1
 #: After a try that did not pay, so many good runs until the next.
 _RUNS_BETWEEN_TRIES: Final = 20
+#: What travels together should take so long at most, at the pace of the last runs: until then nothing of
+#: it is settled, and a power cut may cost that much; of a push less, which finds what is there already.
+PORTION_SECONDS: Final = {Direction.PULL: 120.0, Direction.PUSH: 600.0}
+#: Why a chunk is as large as it is where nothing else says so.
+CONFIGURED: Final = "configured: chunk"
+#: Less at a time would cost more in starting than it saves.
+PORTION_BYTES_MIN: Final = 16 << 20
+PORTION_OBJECTS_MIN: Final = 64
+#: A run that was over sooner tells more of starting than of the link.
+_TELLING_SECONDS: Final = 1.0
+_PACE_WEIGHT: Final = 0.5  # of the newest run
 
 
 class Lane(NamedTuple):
@@ -52,6 +67,15 @@ class Choice:
     parts: int  #: ranges or parts of one object
     why: str
     divisor: int = 1  #: what memory left of it, see `headroom`
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """How much travels together at most, and why."""
+
+    bytes: int
+    objects: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +140,19 @@ def within_rate(level: Level, rate: Rate) -> Level:
     return Level(most, f"the limit feeds {most}")
 
 
+def portion(paces: Mapping[Direction, float], most: Portion) -> Portion:
+    """What a run at these paces (see `Trial.pace`) is through with in time: the slower direction decides."""
+    found = most
+    for direction, pace in paces.items():
+        work = pace * PORTION_SECONDS[direction]
+        size = max(int(work), PORTION_BYTES_MIN)
+        count = max(int(work / _OBJECT_BYTES), PORTION_OBJECTS_MIN)
+        if size < found.bytes or count < found.objects:
+            why = f"a {direction} is through with it in {PORTION_SECONDS[direction] / 60:.0f} minutes"
+            found = Portion(min(size, found.bytes), min(count, found.objects), why)
+    return found
+
+
 class Tuner:
     """The levels of all lanes.  Threads may share it."""
 
@@ -133,6 +170,7 @@ class Tuner:
         self.headroom = Headroom()
         self._lock = threading.Lock()
         self._levels: dict[Lane, Level] = {}
+        self._paces: dict[Lane, float] = {}
 
     def choose(self, lane: Lane, latency_ms: float | None, objects: int) -> Choice:
         """For a run of so many objects."""
@@ -157,12 +195,31 @@ class Tuner:
         return Choice(workers, max(1, parts // divisor), why, divisor)
 
     def learn(self, lane: Lane, choice: Choice, trial: Trial) -> None:
-        """Say how a run went; one that was given another number than holds now teaches nothing."""
+        """Say how a run went; one that was given another number than holds now teaches nothing of that."""
         self.headroom.ran(choice.divisor, killed=trial.killed, moved=trial.objects > 0)
+        if trial.killed:
+            return
         with self._lock:
-            level = self._levels.get(lane)
-            if level is not None and level.workers == choice.workers and not trial.killed:
-                self._levels[lane] = next_level(level, trial)
+            if trial.objects and not trial.trouble and trial.seconds >= _TELLING_SECONDS:
+                known = self._paces.get(lane, trial.pace)
+                self._paces[lane] = known + _PACE_WEIGHT * (trial.pace - known)
+            old = self._levels.get(lane)
+            if old is None or old.workers != choice.workers:
+                return
+            new = self._levels[lane] = next_level(old, trial)
+        if new.workers != old.workers and self._configured() == "auto":
+            log.info(
+                "concurrency_changed", direction=lane.direction.value, workers=new.workers,
+                before=old.workers, reason=new.why,
+            )  # fmt: skip
+
+    def portion(self, job_id: int, most: Portion) -> Portion:
+        """How much a job's chunk should hold now, `most` at most."""
+        with self._lock:
+            paces = {
+                lane.direction: pace for lane, pace in self._paces.items() if lane.job_id == job_id
+            }  # fmt: skip
+        return portion(paces, most)
 
     def shown(self, lane: Lane) -> Choice | None:
         """What the next run of many objects gets; None before the first."""

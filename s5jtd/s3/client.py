@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError, ProtocolError
 
 from s5jtd import __version__
 from s5jtd.errors import EndpointDown, S5jtError
-from s5jtd.model import Learned
+from s5jtd.model import Direction, Learned
 from s5jtd.s3.address import Address, Addressing, locate
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.moments import skew_seconds
@@ -46,11 +46,15 @@ Query = Mapping[str, str | bytes]
 Headers = Mapping[str, str]
 #: Hears how each request went; None is a success.
 Observer = Callable[[S5jtError | None], None]
+#: Counts bytes that moved; answers how many seconds to rest before more do.
+Spend = Callable[[Direction, int], float]
 
 _NOTHING: Final[Mapping[str, str]] = {}
 _READ_BYTES: Final = 256 * 1024
 #: What `request` takes into memory; no answer of S3's but an object is as large.
 _WHOLE_BYTES_MAX: Final = 16 << 20
+#: Longer rests would look like death: a thread shows life with each page of a listing and each block.
+_REST_SECONDS_MAX: Final = 5.0
 #: Where an endpoint says this, the credentials may have been renewed behind our back.
 _STALE: Final = frozenset({"ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"})
 
@@ -70,13 +74,21 @@ class Response:
 class Stream:
     """The beginning of an answer that is a success so far; iterate it once for the body."""
 
-    def __init__(self, raw: urllib3.BaseHTTPResponse, place: Place, link: Link, observe: Observer) -> None:
+    def __init__(
+        self,
+        raw: urllib3.BaseHTTPResponse,
+        place: Place,
+        link: Link,
+        observe: Observer,
+        spend: Spend,
+    ) -> None:
         self.status: int = raw.status
         self.headers = _lower(raw)
         self._raw = raw
         self._place = place
         self._link = link
         self._observe = observe
+        self._spend = spend
 
     def __iter__(self) -> Iterator[bytes]:
         """The body as it comes, as stored: no content encoding is undone.
@@ -85,7 +97,10 @@ class Stream:
             EndpointDown: it broke off; what came so far is not the body.
         """
         try:
-            yield from self._raw.stream(_READ_BYTES, decode_content=False)
+            for data in self._raw.stream(_READ_BYTES, decode_content=False):
+                if rest := self._spend(Direction.PULL, len(data)):
+                    time.sleep(min(rest, _REST_SECONDS_MAX))
+                yield data
         except (HTTPError, OSError) as error:
             ours = transport_error(error, str(self._place), self._link)
             self._observe(ours)
@@ -113,6 +128,7 @@ class S3Client:
         link: Link = Link(),  # noqa: B008  (frozen)
     ) -> None:
         self.observe: Observer = _unobserved
+        self.spend: Spend = _free
         self.learned = Learned()  #: what need not be found out anew with each question
         self.skew_seconds: float | None = None  #: how far the server's clock was ahead at its last answer
         self.bucket = bucket
@@ -149,7 +165,7 @@ class S3Client:
             self.observe(error)
             raise
         with _closing(raw):
-            yield Stream(raw, self._place(key), self.link, self.observe)
+            yield Stream(raw, self._place(key), self.link, self.observe, self.spend)
 
     @property
     def insecure(self) -> bool:
@@ -248,6 +264,8 @@ class S3Client:
                     raise transport_error(error, str(self._place(key)), self.link) from error
             else:
                 self.skew_seconds = skew_seconds(raw.headers.get("date"), time.time())
+                self.spend(Direction.PUSH, len(target) + _head_bytes(headers))
+                self.spend(Direction.PULL, _head_bytes(raw.headers))
                 return raw
         raise AssertionError  # the loop returns or raises
 
@@ -277,7 +295,7 @@ class S3Client:
             return self._answer(raw, None)
         place = self._place(None)
         with _closing(raw):
-            beginning = next(iter(Stream(raw, place, self.link, _unobserved)), b"")
+            beginning = next(iter(Stream(raw, place, self.link, _unobserved, self.spend)), b"")
         if b"<ListBucketResult" not in beginning:
             raise EndpointDown(f"{place}: {NOT_S3}", hint=NOT_S3_HINT)
         return None
@@ -302,6 +320,15 @@ class S3Client:
             credentials=str(self._credentials),
             region=address.region,
         )
+
+
+def _free(_direction: Direction, _moved: int) -> float:
+    """There is no limit."""
+    return 0.0
+
+
+def _head_bytes(headers: Headers) -> int:
+    return sum(len(name) + len(value) + 4 for name, value in headers.items())
 
 
 def _unobserved(_error: S5jtError | None) -> None:

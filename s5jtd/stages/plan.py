@@ -11,6 +11,7 @@ from s5jtd.errors import LostRace, VolumeError
 from s5jtd.ledger.rows import Item
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import CONFIGURED, Portion, Tuner
 from s5jtd.pool import Pool
 from s5jtd.stages import spread
 from s5jtd.stages.budget import Budget
@@ -37,12 +38,11 @@ class Limits:
     bytes: int
 
 
-def limits(job: Job, backlog: Limits, lanes: int) -> Limits:
-    """The job's own limits, cut finer where the backlog is small."""
-    chunk = job.config.chunk
+def limits(portion: Portion, backlog: Limits, lanes: int) -> Limits:
+    """What the link is through with in time, cut finer where the backlog is small."""
     return Limits(
-        objects=min(chunk.objects, max(CHUNK_OBJECTS_MIN, backlog.objects // lanes)),
-        bytes=min(chunk.bytes, max(CHUNK_BYTES_MIN, backlog.bytes // lanes)),
+        objects=min(portion.objects, max(CHUNK_OBJECTS_MIN, backlog.objects // lanes)),
+        bytes=min(portion.bytes, max(CHUNK_BYTES_MIN, backlog.bytes // lanes)),
     )
 
 
@@ -94,8 +94,10 @@ class Plan:
         pool: Pool,
         bell: Bell,
         budget: Budget,
+        tuner: Tuner,
     ) -> None:
         """`jobs` tells which jobs there are now, `budget` what they may still take up."""
+        self._tuner = tuner
         self._jobs = jobs
         self._budget = budget
         self._ledger = ledger
@@ -168,7 +170,9 @@ class Plan:
         if not objects[word]:
             job.held = None
             return False
-        limit = limits(job, Limits(objects[word], sizes[word]), 4 * (1 + len(others)))
+        chunk = job.config.chunk
+        portion = self._tuner.portion(job.id, Portion(chunk.bytes, chunk.objects, CONFIGURED))
+        limit = limits(portion, Limits(objects[word], sizes[word]), 4 * (1 + len(others)))
         size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, CHUNK_BYTES_MIN))
         limit = replace(limit, bytes=size)
         if not spread.is_worth(lane, others, min(size, sizes[word]), sizes[word]):
