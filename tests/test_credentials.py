@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from s5jtd.errors import EndpointDown, EndpointRefused
+from s5jtd.errors import EndpointDown, EndpointRefused, Exit
 from s5jtd.s3.credentials import CredentialProvider, Credentials, CredentialSource, write_shared_file
-from tests.servers import SECRET_KEY, Server
+from tests.appliance import Appliance, contents
+from tests.servers import SECRET_KEY, Asked, Reply, Server, SnowballLike
 
 FAKE = Credentials("FAKEKEY", "fake-secret", "fake-token")
 
@@ -317,3 +318,48 @@ def test_threads_share_a_provider(tmp_path):
 
     assert all(one and one.access_key_id == one.secret_access_key for one in seen)
     assert provider.current() == Credentials("49", "49")
+
+
+class HostedByName(SnowballLike):
+    """Behind a proxy, and known by hosts that name the bucket: the path is the key alone."""
+
+    def _answer(self, asked: Asked) -> Reply:
+        path = asked.target.removeprefix(f"http://{asked.headers['host']}")
+        return super()._answer(asked._replace(target=f"/bucket{path}"))
+
+
+def test_each_kind_of_credentials_and_of_address_carries_a_job(
+    tmp_path: Path, rclone: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the real road: a prefix of the environment, nobody's, the AWS chain; virtual hosts and an ARN."""
+    monkeypatch.setenv("SITE_ACCESS_KEY_ID", "SITEKEY")
+    monkeypatch.setenv("SITE_SECRET_ACCESS_KEY", "site-secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", rclone.access_key)  # rclone proves that it was signed with
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", rclone.secret_key)
+    there = rclone.new_bucket()
+    with HostedByName({b"a": b"1", b"b": b"22"}) as store, Appliance(tmp_path) as appliance:
+        by_name = {"endpoints": ["http://store.invalid"], "proxy": store.url, "prefix": ""}
+        arn = "arn:aws:s3:us-west-2:123456789012:accesspoint/ap"
+        sources = {
+            "virtual": {
+                **by_name, "bucket": "mine", "addressing": "virtual", "credentials": {"anonymous": True},
+            },
+            "arn": {**by_name, "bucket": arn, "credentials": {"env": "SITE"}},
+        }  # fmt: skip
+        chain = {"bucket": there, "endpoints": [rclone.url]}
+        appliance.configure(
+            *(
+                {"name": name, "source": source, "destination": {**chain, "prefix": f"{name}/"}}
+                for name, source in sources.items()
+            )
+        )
+
+        assert appliance.once() == Exit.DONE, appliance.log()[-3000:]
+
+    assert set(contents(rclone, there)) == {b"virtual/a", b"virtual/b", b"arn/a", b"arn/b"}
+    signed = {asked.headers["host"]: asked.headers.get("authorization", "") for asked in store.asked}
+    access_point = "ap-123456789012.store.invalid"
+    assert signed.keys() == {"mine.store.invalid", access_point}
+    assert signed["mine.store.invalid"] == ""
+    assert "Credential=SITEKEY/" in signed[access_point]
+    assert "/us-west-2/s3/" in signed[access_point]
