@@ -1,4 +1,7 @@
-"""Runs only where it is asked to and can: the machine it runs on gets s5jtd installed, and removed."""
+"""Runs only where it is asked to and can: the machine it runs on gets s5jtd installed, and removed.
+
+How to run it in a virtual machine without network stands in docs/INSTALL.md, "Trying all of this".
+"""
 
 from __future__ import annotations
 
@@ -34,4 +37,4 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in mine:
         item.add_marker(pytest.mark.systemd)
         if reasons:
-            item.add_marker(pytest.mark.skip(reason=f"the installed service: {reasons[0]}"))
+            item.add_marker(pytest.mark.skip(reason=f"the installed service: {'; '.join(reasons)}"))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import time
 from collections.abc import Iterator
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,13 +51,13 @@ def port(bundle: Path) -> Iterator[int]:
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_of_a_former_run() -> Iterator[None]:
     sh("systemctl stop s5jtd", ok=False)
-    sh(f"rm -rf {STATE} {CONFIG} {SECRETS} /srv/s5jtd-test /etc/systemd/system/s5jtd.service.d")
+    sh(f"rm -rf {STATE} {CONFIG.parent} /srv/s5jtd-test /etc/systemd/system/s5jtd.service.d")
     yield
     sh("userdel --force tester", ok=False)
 
 
-def now() -> str:
-    return datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def is_delivered(count: int) -> bool:
+    return delivered() == count
 
 
 def equal(port: int) -> bool:
@@ -164,6 +164,53 @@ def test_a_good_reload_holds_and_a_bad_one_is_refused_aloud(port: int) -> None:
     assert main_pid() == pid
 
 
+def test_a_changed_secret_is_told_of_until_the_restart_that_reads_it(port: int) -> None:
+    secret, good = SECRETS / "test", (SECRETS / "test").read_text()
+    secret.write_text(good + "# written anew\n")
+
+    assert "not read again before a restart: systemd credential test" in sh("s5jtctl reload")
+    assert "changed since the daemon was started" in sh("s5jtd check --install --offline", ok=False)
+    sh("systemctl restart s5jtd")
+    assert "systemd credential test: the daemon has it" in sh("s5jtd check --install --offline")
+
+
+def test_limits_and_ways_out_hold_inside_of_the_sandbox(port: int) -> None:
+    """The relay, which is the only way for s5cmd to be slow or to leave from somewhere."""
+    plain = CONFIG.read_text()
+    endpoint = f"endpoints: [http://127.0.0.1:{port}]"
+    for number, way in enumerate(("127.0.0.1", "lo"), 1):
+        CONFIG.write_text(
+            plain.replace(endpoint, f"{endpoint}\n      bind: {way}")
+            + "limits: {bandwidth: {pull: 50MiB/s, push: 50MiB/s}}\n"
+        )
+        sh("systemctl reload s5jtd")
+        count = 60 + 5 * number
+        boto(port, "fill", "here", count)
+        until(partial(is_delivered, count), f"the transfer by way of {way}")
+    CONFIG.write_text(plain)
+    sh("systemctl reload s5jtd")
+    assert equal(port)
+
+
+def test_the_log_api_answers_whoever_has_the_token(port: int) -> None:
+    assert code("systemctl start s5jtd-api") != 0  # without a token and a certificate
+    sh("s5jtd api token /etc/s5jtd/api.token; s5jtd api cert /etc/s5jtd --host localhost")
+    sh("systemctl reset-failed s5jtd-api; systemctl enable --now s5jtd-api")
+    ask = "curl -sS --max-time 300 --cacert /etc/s5jtd/api.crt https://localhost:8443"
+    token = '-H "Authorization: Bearer $(cat /etc/s5jtd/api.token)"'
+
+    assert json.loads(sh(f"{ask}/healthz"))
+    assert json.loads(sh(f"{ask}/status"))["error"]["code"] == "unauthorized"
+    assert json.loads(sh(f"{ask}/status {token}"))["jobs"][0]["name"] == "archive"
+    assert json.loads(sh(f"{ask}/log/latest {token}"))["job"] == "archive"
+    assert "s5jtd_up 1" in sh(f"{ask}/metrics {token}")
+
+    assert sh("systemctl show -P User s5jtd-api").strip() == "s5jtd-api"
+    sh("systemctl stop s5jtd")  # it goes on, and says that the daemon does not
+    assert json.loads(sh(f"{ask}/status {token}"))["error"]["code"] == "not_running"
+    sh("systemctl start s5jtd")
+
+
 def test_a_daemon_that_does_not_move_is_ended_and_started_again(port: int) -> None:
     sh("mkdir -p /run/systemd/system/s5jtd.service.d")
     drop = Path("/run/systemd/system/s5jtd.service.d/watchdog.conf")
@@ -172,7 +219,7 @@ def test_a_daemon_that_does_not_move_is_ended_and_started_again(port: int) -> No
     pid = main_pid()
     os.kill(pid, signal.SIGSTOP)
 
-    until(lambda: main_pid() not in (0, pid) and delivered() == 60, "the restart")
+    until(lambda: main_pid() not in (0, pid) and delivered() == 70, "the restart")
 
     assert "watchdog" in sh("journalctl -u s5jtd --no-pager -n 200").lower()
     drop.unlink()
@@ -181,7 +228,7 @@ def test_a_daemon_that_does_not_move_is_ended_and_started_again(port: int) -> No
 
 def test_kill_9_in_the_middle_costs_time_and_nothing_else(port: int) -> None:
     boto(port, "fill", "here", 200)
-    until(lambda: delivered() > 60, "the middle")
+    until(lambda: delivered() > 70, "the middle")
     pid = main_pid()
     os.kill(pid, signal.SIGKILL)
 
@@ -192,11 +239,9 @@ def test_kill_9_in_the_middle_costs_time_and_nothing_else(port: int) -> None:
 def test_a_stop_in_the_middle_is_orderly_and_in_time(port: int) -> None:
     boto(port, "fill", "here", 350)
     until(lambda: delivered() > 200, "the middle")
-    began = time.monotonic()
     sh("systemctl stop s5jtd")
 
-    assert time.monotonic() - began < 100  # TimeoutStopSec and a little
-    assert sh("systemctl show -P Result s5jtd").strip() == "success"
+    assert sh("systemctl show -P Result s5jtd").strip() == "success"  # "timeout" where it had to be killed
     assert not sh("pgrep s5cmd", ok=False)
     sh("systemctl start s5jtd")
     until(lambda: delivered() == 350, "the rest")
@@ -225,6 +270,7 @@ def test_an_upgrade_copies_the_ledger_first_and_keeps_the_rest(bundle: Path, por
     assert status()["daemon"]["state"] == "running"
     assert CONFIG.read_text() == config
     assert delivered() == 350
+    assert sh("systemctl is-active s5jtd-api").strip() == "active"
     assert len(list((STATE / "before-upgrades").glob("*.db"))) == 1
     assert len(list(Path("/opt/s5jtd/releases").iterdir())) == 2
 
