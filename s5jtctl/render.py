@@ -229,7 +229,7 @@ def reloaded(reply: Reply, _look: Look) -> list[str]:
         lines = [f"{lines[0]}, nothing differs"]
     # Whether they changed cannot be seen from inside, so it is said each time.
     given = [safe(name) for name in reply.get("given", ())]
-    return lines + [f"  as at the start, until a restart: {name}" for name in given]
+    return lines + [f"  not read again before a restart: {name}" for name in given]
 
 
 def event(reply: Reply) -> str:

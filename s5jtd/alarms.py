@@ -16,6 +16,7 @@ from s5jtd.problems import Problems
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.job import Job
+from s5jtd.units import format_duration
 
 #: Servers refuse what is signed more than fifteen minutes off; this is early enough to mend it.
 SKEW_SECONDS_MAX = 120.0
@@ -87,12 +88,12 @@ class Alarms:
 
     def _clock(self, shot: _Shot) -> None:
         skew = shot.endpoint.skew_seconds or 0.0
-        ahead = "behind" if skew > 0 else "ahead"
+        ahead = "behind" if skew > 0 else "ahead of"
         # Rounded, so that the message stays the same while the clocks do.
         self._tell(
             abs(skew) > SKEW_SECONDS_MAX, "clock_skew", shot.subject,
-            f"this machine's clock is {abs(skew) / 60:.0f} minutes {ahead} of the {shot.side} endpoint"
-            f" {shot.endpoint.url} of job {shot.job}",
+            f"this machine's clock is {format_duration(round(abs(skew) / 60) * 60)} {ahead} that of the"
+            f" {shot.side} endpoint {shot.endpoint.url} of job {shot.job}",
             "set the clock: timedatectl; beyond 15 minutes every signed request is refused",
         )  # fmt: skip
 

@@ -420,7 +420,7 @@ success  1769860000     85  85.0 MiB  1m 1s       0       0  2026-01-31T11:46:40
 reloaded
   in force: limits.bandwidth
   not before a restart: state_dir
-  as at the start, until a restart: systemd credential cloud
+  not read again before a restart: systemd credential cloud
 """,
     ),
     (render.reloaded, {"result": "reloaded", "changed": [], "kept": []}, "reloaded, nothing differs\n"),
