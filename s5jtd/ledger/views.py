@@ -15,9 +15,9 @@ from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.volumes import COLUMNS, Holdings, holdings, queued_bytes
 from s5jtd.model import Digests, Evidence, Listed
 
-#: Key, size, ETag, and the modified time where there is no ETag; what is gone is no version.
+#: Key, size, ETag, modified time, as `Listed` has them; what is gone is no version.
 Version = tuple[bytes, int, str, int]
-_VERSION = "key, CASE state WHEN ? THEN -1 ELSE size END, etag, CASE etag WHEN '' THEN modified_ms ELSE 0 END"
+_VERSION = "key, CASE state WHEN ? THEN -1 ELSE size END, etag, modified_ms"
 _RANGE_ROWS_PER_KEY = 4  #: a range is read up to this many rows for each key of the page
 
 #: No backoff is longer; one that seems to be was written by a clock that was wrong.
@@ -38,6 +38,10 @@ class Pass:
     fresh: int
     found: int
     error: str | None
+
+
+def _version(key: bytes, size: int, etag: str, modified_ms: int) -> Version:
+    return key, size, etag, 0 if etag else modified_ms
 
 
 class Views:
@@ -65,14 +69,13 @@ class Views:
         known = self._between(job_id, page) if ascending else None
         if known is None:
             known = self._among(job_id, page)
-        return [
-            one
-            for one in page
-            if (one.key, one.size, one.etag, 0 if one.etag else one.modified_ms) not in known
-        ]
+        if known == page:  # as nearly every page of a rescan
+            return []
+        versions = {_version(*one) for one in known}
+        return [one for one in page if _version(*one) not in versions]
 
-    def _between(self, job_id: int, page: Sequence[Listed]) -> set[Version] | None:
-        """The versions known from a page's first key to its last.
+    def _between(self, job_id: int, page: Sequence[Listed]) -> Sequence[Version] | None:
+        """The versions known from a page's first key to its last, by key.
 
         None where they are many more than the page: a source that lost most of its objects is asked
         after key by key.
@@ -81,19 +84,22 @@ class Views:
         rows = (
             self._db.reading()
             .execute(
-                f"SELECT {_VERSION} FROM objects WHERE job_id = ? AND key BETWEEN ? AND ? LIMIT ?",
+                f"SELECT {_VERSION} FROM objects WHERE job_id = ? AND key BETWEEN ? AND ?"
+                " ORDER BY key LIMIT ?",
                 (State.GONE, job_id, page[0].key, page[-1].key, enough + 1),
             )
             .fetchall()
         )
-        return None if len(rows) > enough else set(rows)
+        return None if len(rows) > enough else rows
 
-    def _among(self, job_id: int, page: Sequence[Listed]) -> set[Version]:
-        return set(
-            self._db.reading().execute(
+    def _among(self, job_id: int, page: Sequence[Listed]) -> Sequence[Version]:
+        return (
+            self._db.reading()
+            .execute(
                 f"SELECT {_VERSION} FROM objects WHERE job_id = ? AND key IN ({', '.join('?' * len(page))})",
                 (State.GONE, job_id, *[one.key for one in page]),
             )
+            .fetchall()
         )
 
     def unknown(self, job_id: int, keys: Sequence[bytes]) -> set[bytes]:
