@@ -15,7 +15,6 @@ from s5jtd.config import (
     FolderDestination,
     FolderSource,
     load,
-    notbuilt,
 )
 from s5jtd.config.schema import Log, sections_at
 from s5jtd.config.sides import Section
@@ -370,11 +369,10 @@ def test_whatever_is_written_an_endpoint_is_normal_or_refused(text):
     assert url(kept) == kept
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_the_file(monkeypatch):
-    monkeypatch.setattr(notbuilt, "NOT_BUILT", {"jobs[].mode": "not yet"})
+def test_all_mistakes_are_told_at_once_in_the_order_of_the_file():
     text = (
         GOOD.replace("bucket: archive\n", "bukket: archive\n")
-        + "    attempts: x\n    mode: direct\nlgo: {}\n"
+        + "    attempts: x\n    mode: dierct\nlgo: {}\n"
     )
 
     lines = refused(text)

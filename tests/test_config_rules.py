@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import re
 from pathlib import Path
 
 import pytest
@@ -17,10 +15,7 @@ from s5jtd.config import (
     changes,
     expand_volumes,
     merged,
-    notbuilt,
 )
-from s5jtd.config.notbuilt import NOT_BUILT
-from s5jtd.config.schema import field_at
 from s5jtd.errors import ConfigError
 from tests.configs import (
     GOOD,
@@ -32,47 +27,8 @@ from tests.configs import (
 
 EXAMPLE = Path(__file__).parent.parent / "etc" / "config.yaml"
 
-# What is not built yet
 
-#: For each row that is refused: what asks for it, and its value in the message.
-ASKING: dict[str, tuple[str, object]] = {}
-
-
-def _config_asking(row):
-    """A configuration, as JSON (which is YAML), that asks for what this row refuses."""
-    key, value = ASKING[row]
-    config = {"volumes": ["/mnt/a"], "jobs": [JOB]}
-    match row.split("."):
-        case ["jobs[]", *_]:
-            config["jobs"] = [JOB | {key: value}]
-        case ["limits", *_]:
-            config["limits"] = {"bandwidth": {key: value}}
-        case ["reports", *_]:
-            config["reports"] = {key: value}
-    return config
-
-
-@pytest.mark.parametrize("row", NOT_BUILT)
-def test_a_key_whose_feature_is_missing_is_refused_by_name(row):
-    config = _config_asking(row)
-    Config.model_validate(config)  # the schema knows it
-
-    lines = refused(json.dumps(config, indent=1))
-
-    path = row.partition("=")[0].replace("[]", "[0]")
-    assert any(
-        re.fullmatch(rf"\d+: {re.escape(path)}: .*{re.escape(NOT_BUILT[row])}", line) for line in lines
-    ), lines
-
-
-def test_the_message_names_the_value_and_what_there_is_instead(monkeypatch):
-    instead = "this version moves objects only through volumes (mode: staged)"
-    monkeypatch.setattr(notbuilt, "NOT_BUILT", {"jobs[].mode": instead})
-
-    assert refused(GOOD + "    mode: direct\n") == [f"9: jobs[0].mode: direct: {instead}"]
-
-
-def test_a_key_whose_feature_is_missing_may_have_its_default():
+def test_a_default_may_be_written_out():
     text = GOOD + (
         "      stamp: no\n      bind: null\n"
         "    mode: staged\n    engine: s5cmd\n    order: key\n    include: []\n"
@@ -94,13 +50,6 @@ def test_a_value_that_is_none_is_told_once():
     [told] = refused(GOOD + "    mode: dierct\n")
 
     assert told.startswith("9: jobs[0].mode: must be")
-
-
-def test_every_row_of_what_is_missing_names_a_key_of_the_schema():
-    for row in NOT_BUILT:
-        path = row.partition("=")[0].replace("[]", ".[]").split(".")
-        field_at(tuple(0 if part == "[]" else part for part in path))  # raises where there is none
-    assert set(NOT_BUILT) <= set(ASKING)
 
 
 # What must hold between the parts

@@ -1,7 +1,7 @@
 """What the operator decided: found, read, checked, and from then on only read.
 
-`tree` reads YAML, `schema` says what may be written, `rules` what must hold between the parts,
-`notbuilt` what this version cannot do, and `load` tells the operator all of it at once.
+`tree` reads YAML, `schema` says what may be written, `rules` what must hold between the parts, and
+`load` tells the operator all of it at once.
 """
 
 from s5jtd.config.expand import expand_volumes

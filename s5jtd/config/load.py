@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from s5jtd.config.notbuilt import not_built
 from s5jtd.config.rules import Problem, conflicts
 from s5jtd.config.schema import Config, sections_at
 from s5jtd.config.tree import KeyPath, Node, Unreadable, line_of, path_text, plain, read, walk
@@ -57,7 +56,7 @@ def load(path: Path) -> Config:
         tree = read(_text(content))
     except Unreadable as error:
         raise _refusal(path, [f"{path}:{error.line}:{error.column}: {error.message}"]) from None
-    problems = [*_exposed(tree, mode), *not_built(tree)]
+    problems = list(_exposed(tree, mode))
     try:
         config = Config.model_validate(plain(tree))
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 Durations are kept in seconds, sizes in bytes, rates in bytes per second.  A key with nothing after
 it, or `null`, means its default.  What one model cannot see alone (two jobs, jobs and volumes) is
-in `rules`; what this version cannot do yet is in `notbuilt`.
+in `rules`.
 """
 
 from __future__ import annotations
@@ -170,11 +170,6 @@ def sections_at(path: KeyPath) -> list[type[Section]]:
         if isinstance(key, str):
             here = [model for field in _fields(here, key) for model in _models_in(field.annotation)]
     return here
-
-
-def field_at(path: KeyPath) -> FieldInfo:
-    """The field that a value at `path` fills; the path must be one of the schema's."""
-    return _fields(sections_at(path[:-1]), path[-1])[0]
 
 
 def _fields(models: list[type[Section]], key: str | int) -> list[FieldInfo]:
