@@ -104,6 +104,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "a delivered file could not be deleted or moved; it is tried again with each look"
         ),
         "files_left": Event("info", "delivered files were deleted or moved from the folder they came from"),
+        "folder_not_watched": Event(
+            "warning", "changes in some folders are not heard of at once; each scan_every finds them"
+        ),
         "ledger_ballast_dropped": Event(
             "warning", "the disk under the ledger is full: its reserve was given up, so that deliveries go on"
         ),

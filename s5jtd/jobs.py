@@ -19,6 +19,7 @@ from s5jtd.errors import ConfigError
 from s5jtd.folders import paths
 from s5jtd.folders.client import FolderClient
 from s5jtd.folders.leave import Leave, is_ready
+from s5jtd.folders.watch import FolderWatch
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.line import Timetable
 from s5jtd.log import register_secret
@@ -75,13 +76,15 @@ def folder_link(
     begun_mark = None
     if isinstance(config, FolderSource):
         to = config.after.move if isinstance(config.after, Move) else None
+        watch = FolderWatch(config.settle)
         folder = Folder(
             paths.unfit,
             is_ready=partial(is_ready, directory),
             leave=None if config.after == "keep" else Leave(directory, to),
             settle_seconds=config.settle,
+            changes=watch,
         )
-        client = FolderClient(directory, settle_seconds=config.settle)
+        client = FolderClient(directory, settle_seconds=config.settle, watch=watch)
     else:
         begun_mark = marks / job_name if marks is not None else None
         folder = Folder(paths.unfit)

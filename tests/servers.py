@@ -235,11 +235,11 @@ def go_program(name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def running_versitygw(folder: Path, program: Path) -> Iterator[Server]:
-    """Versity's gateway on a folder whose file system has extended attributes."""
+def running_versitygw(folder: Path, program: Path, port: int = 0) -> Iterator[Server]:
+    """Versity's gateway on a folder whose file system has extended attributes, and what it left there."""
     data = folder / "data"
-    data.mkdir()
-    port = free_port()
+    data.mkdir(exist_ok=True)
+    port = port or free_port()
     command = [*_ends_with_us(), os.fspath(program), "--port", f"127.0.0.1:{port}", "--keep-alive", "--quiet"]
     with _serving(
         "versitygw", [*command, "posix", os.fspath(data)], folder, port, "ROOT_ACCESS_KEY", "ROOT_SECRET_KEY"

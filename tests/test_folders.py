@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from s5jtd.errors import EndpointRefused, Exit
 from s5jtd.folders.client import FolderClient
 from s5jtd.folders.leave import Leave, is_ready
 from s5jtd.folders.paths import etag_of, ignore_lease_breaks, unfit
+from s5jtd.folders.watch import FolderWatch
 from s5jtd.model import Listed
 from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
@@ -142,7 +145,7 @@ def test_a_hot_folder_with_a_slow_writer_who_renames_and_deletes(
         slow.write(b"second half")
     fill(hot, {"short-lived": b"x"})
     (hot / "short-lived").unlink()
-    if (hot / "upload.part").exists():
+    with contextlib.suppress(FileNotFoundError):  # it may have left
         (hot / "upload.part").rename(hot / "upload")
     expected[b"site/slow"] = b"first half, second half"
 
@@ -152,6 +155,32 @@ def test_a_hot_folder_with_a_slow_writer_who_renames_and_deletes(
     assert digests(expected).items() <= found.items()
     assert {name for name in found if b"upload" not in name} == set(expected)
     assert appliance.stop() == Exit.DONE
+
+
+def test_a_change_is_heard_of_at_once(appliance: Appliance, hot: Path, moto: Server) -> None:
+    """Also in folders that came later, and in one that was moved; the next look round is far away."""
+    there = moto.new_bucket()
+    fill(hot, {"old/f": b"0"})
+    appliance.configure({**upload(hot, moto, there, settle="1s"), "scan_every": "1d"})
+    appliance.start()
+    until(lambda: appliance.counted() == {"delivered": 1}, "the first look")
+
+    fill(hot, {"new/and/deep": b"1", "top": b"2"})
+    until(lambda: appliance.counted() == {"delivered": 3}, "what is new")
+    fill(hot, {"new/and/deep": b"changed", "new/and/later": b"3"})
+    (hot / "old").rename(hot / "moved")
+    until(lambda: appliance.counted().get("delivered", 0) >= 5, "what changed")
+    fill(hot, {"moved/g": b"4"})
+    (appliance.folder / "elsewhere").write_bytes(b"5")
+    (appliance.folder / "elsewhere").rename(hot / "renamed")
+
+    expected = {b"old/f": b"0", b"moved/f": b"0", b"new/and/deep": b"changed", b"new/and/later": b"3",
+                b"top": b"2", b"moved/g": b"4", b"renamed": b"5"}  # fmt: skip
+    until(lambda: len(contents(moto, there)) == len(expected), "all of it")
+    until(
+        lambda: contents(moto, there) == digests({b"site/" + key: body for key, body in expected.items()}),
+        "their last versions",
+    )
 
 
 def test_what_changes_between_listing_and_delivery_arrives_in_its_last_version(
@@ -373,8 +402,48 @@ def test_a_file_waits_until_it_has_settled_and_nobody_writes_to_it(hot: Path) ->
     [one] = listed(hot, settle_seconds=30, clock=lambda: now + 40)
     with (hot / "f").open("ab"):
         assert not is_ready(hot, one)
-        assert not Leave(hot, None)(one)
+        assert Leave(hot, None)([one], lambda: None) == []
     assert is_ready(hot, one)
+
+
+def test_a_watch_tells_when_what_changed_may_be_taken(hot: Path) -> None:
+    now = [1000.0]
+    watch = FolderWatch(30, lambda: now[0])
+    listing = FolderClient(hot, settle_seconds=30, watch=watch)
+
+    def due(at: float) -> bool:
+        now[0] = at
+        return watch.is_due()
+
+    list(listing.own_listing(b"", b"", None))
+    assert not due(2000)
+    fill(hot, {"f": b"1"})
+    assert [due(2000), due(2029), due(2031)] == [False, False, True]
+    watch.begin()
+    assert not due(3000)
+    fill(hot, {".s5jtd-leaving.f": b"1"})
+    assert not due(4000)
+    (hot / "below").mkdir()
+    assert due(4001)
+    watch.begin()
+    list(listing.own_listing(b"", b"", None))
+    fill(hot, {"below/g": b"1"})
+    assert [due(4002), due(4033)] == [False, True]
+    now[0] = os.stat(hot / "f").st_ctime
+    watch.begin()
+    list(listing.own_listing(b"", b"", None))  # which meets what has not settled
+    assert [due(now[0] + 29), due(now[0] + 2)] == [False, True]
+
+
+def test_that_not_all_folders_can_be_watched_is_said_once(hot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(hot, {f"{n}/f": b"" for n in range(9)})
+    monkeypatch.setattr("s5jtd.folders.watch.WATCHES_MAX", 4)
+    client = FolderClient(hot, watch=FolderWatch(0))
+    with capture_logs() as logs:
+        for _ in range(2):
+            pages = client.own_listing(b"", b"", None)
+            assert sum(len(page.objects) for page in pages) == 9
+    assert [one["event"] for one in logs] == ["folder_not_watched"]
 
 
 def test_a_time_in_the_future_is_waited_out_by_watching(hot: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,9 +466,9 @@ def test_only_the_very_file_that_was_delivered_leaves(hot: Path) -> None:
     (hot / "link").unlink()
     (hot / "link").symlink_to("same")
 
-    left = {key for key, one in before.items() if Leave(hot, None)(one)}
+    left = Leave(hot, None)(list(before.values()), lambda: None)
 
-    assert left == {b"same"}
+    assert [one.key for one in left] == [b"same"]
     assert sorted(os.listdir(hot)) == ["grown", "link", "replaced"]
 
 

@@ -25,6 +25,7 @@ from s5jtd.folders.paths import (
     unfit,
 )
 from s5jtd.folders.walk import Aside, Window, walk
+from s5jtd.folders.watch import FolderWatch
 from s5jtd.integrity.hashing import Wanted, hash_stream
 from s5jtd.model import Listed, printable
 from s5jtd.s3.client import Headers, Query, S3Client, Stream
@@ -68,9 +69,10 @@ class FolderClient(S3Client):
         settle_seconds: float = 0.0,
         is_destination: bool = False,
         begun_mark: Path | None = None,
+        watch: FolderWatch | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Files that changed within the last `settle_seconds` are not listed yet.
+        """Files that changed within the last `settle_seconds` are not listed yet; `watch` hears of them.
 
         `begun_mark` is there once a destination was written to: from then on it must have its marker.
         """
@@ -81,6 +83,7 @@ class FolderClient(S3Client):
         self._settle_seconds = settle_seconds
         self._is_destination = is_destination
         self._begun_mark = begun_mark
+        self._watch = watch
         self._clock = clock
         self._of_the_future: dict[bytes, tuple[tuple[str, int], float]] = {}
 
@@ -137,7 +140,7 @@ class FolderClient(S3Client):
         self.probe()
         window = Window(prefix, start_after, end_at)
         waits = self._settle_seconds > 0 and not window.is_one_key
-        aside = Aside()
+        aside = Aside() if self._watch is None or window.is_one_key else Aside(self._watch.add)
         with self._root() as root_fd:
             for found in walk(root_fd, window, aside):
                 yield Page(
@@ -163,8 +166,11 @@ class FolderClient(S3Client):
         The time of the last change is whatever a writer says, that of the inode's is the kernel's.  Where it
         lies in the future, because a clock was wrong, the file must stay as it is while we watch.
         """
-        age = self._clock() - found.st_ctime_ns / 1e9
+        changed_at = found.st_ctime_ns / 1e9
+        age = self._clock() - changed_at
         if age >= 0:
+            if age < self._settle_seconds and self._watch is not None:
+                self._watch.changed(changed_at)
             return age >= self._settle_seconds
         version, now = (etag_of(found), found.st_size), time.monotonic()
         watched, since = self._of_the_future.get(key, (version, now))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from s5jtd.errors import VolumeError
 from s5jtd.folders.copying import copy
 from s5jtd.folders.paths import (
     LEAVING,
@@ -27,6 +28,7 @@ from s5jtd.folders.paths import (
 )
 from s5jtd.integrity.hashing import Wanted, hash_stream
 from s5jtd.model import Listed, printable
+from s5jtd.volumes.probe import syncfs
 
 log = structlog.get_logger(__name__)
 
@@ -52,43 +54,61 @@ class Leave:
         self._directory = directory
         self._to = to
 
-    def __call__(self, one: Listed) -> bool:
-        """Let one file leave; whether it did."""
+    def __call__(self, ones: Sequence[Listed], beat: Callable[[], None]) -> list[Listed]:
+        """Let files leave; those that did.
+
+        A deletion need not be durable: a file that a power cut brings back is the one that was delivered.
+        What is moved is durable where it goes, by one sync for all of them, before it is gone here.
+        """
+        if self._to is not None:
+            ones = [one for one in ones if self._done(one, self._keep, beat)]
+            if not ones or not self._synced():
+                return []
+        return [one for one in ones if self._done(one, _remove, beat)]
+
+    def _done(self, one: Listed, do: Callable[[Listed, int, int], None], beat: Callable[[], None]) -> bool:
+        """Whether something could be done with a file, which is still what it was and not written to."""
+        beat()
         try:
             with _same(self._directory, one) as (parent_fd, descriptor):
                 if is_written_to(descriptor):
                     return False
-                if self._to is not None:
-                    _keep(self._to, one, descriptor)
-                _remove(parent_fd, one)
-                os.fsync(parent_fd)
+                do(one, parent_fd, descriptor)
         except Changed:
             return False
         except OSError as error:
-            log.warning(
-                "file_cannot_leave", path=f"{self._directory}/{printable(one.key)}", error=error.strerror
-            )
+            _tell(self._directory / os.fsdecode(one.key), error.strerror)
+            return False
+        return True
+
+    def _keep(self, one: Listed, _parent_fd: int, descriptor: int) -> None:
+        """Give it its name in the other folder, never in the place of a file that is there."""
+        to = self._to or self._directory
+        to.mkdir(parents=True, exist_ok=True)
+        parts = one.key.split(b"/")
+        with opened_root(to) as root_fd, opened_parent(root_fd, parts, create=True) as parent_fd:
+            for number in range(NAMESAKES_MAX):
+                name = parts[-1] + (b".%d" % number if number else b"")
+                try:
+                    _link_or_copy(descriptor, parent_fd, name)
+                except FileExistsError:
+                    if not _is_same_file(parent_fd, name, descriptor):
+                        continue
+                return  # or an earlier life came as far as this
+        raise OSError(errno.EEXIST, "there are too many files of that name where it is to go")
+
+    def _synced(self) -> bool:
+        try:
+            with opened_root(self._to or self._directory) as root_fd:
+                syncfs(root_fd)
+        except (OSError, VolumeError) as error:
+            _tell(self._to or self._directory, str(error))
             return False
         return True
 
 
-def _keep(to: Path, one: Listed, descriptor: int) -> None:
-    """Give it its name in the other folder, never in the place of a file that is there."""
-    to.mkdir(parents=True, exist_ok=True)
-    parts = one.key.split(b"/")
-    with opened_root(to) as root_fd, opened_parent(root_fd, parts, create=True) as parent_fd:
-        for number in range(NAMESAKES_MAX):
-            name = parts[-1] + (b".%d" % number if number else b"")
-            try:
-                _link_or_copy(descriptor, parent_fd, name)
-            except FileExistsError:
-                if _is_same_file(parent_fd, name, descriptor):
-                    break  # an earlier life came as far as this
-                continue
-            break
-        else:
-            raise OSError(errno.EEXIST, "there are too many files of that name where it is to go")
-        os.fsync(parent_fd)
+def _tell(path: Path, error: str | None) -> None:
+    log.warning("file_cannot_leave", path=printable(os.fsencode(path)), error=error)
 
 
 @contextlib.contextmanager
@@ -117,7 +137,7 @@ def _same(directory: Path, one: Listed) -> Iterator[tuple[int, int]]:
         raise
 
 
-def _remove(parent_fd: int, one: Listed) -> None:
+def _remove(one: Listed, parent_fd: int, _descriptor: int) -> None:
     """Take its name away first, then look what had it: a file that came in that very moment gets it back.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from s5jtd.folders.paths import LEAVING, OURS
@@ -54,6 +54,8 @@ class Window:
 class Aside:
     """What a walk met besides: folders that cannot be read, and files that a crash kept from leaving."""
 
+    #: Told the descriptor of each folder, before it is read.
+    on_folder: Callable[[int], None] = lambda _fd: None
     unreadable: list[bytes] = field(default_factory=list)
     leaving: list[bytes] = field(default_factory=list)
 
@@ -62,7 +64,7 @@ def walk(root_fd: int, window: Window, aside: Aside) -> Iterator[list[Found]]:
     """The regular files below a folder, in key order, in pages that may be empty.
 
     A key orders its folder as if its name ended in a slash: `a-b` comes before `a/b`.  Folders that cannot be
-    read are named in `unreadable`.
+    read are named in `aside`.
 
     Raises:
         OSError: the folder itself cannot be read.
@@ -111,6 +113,7 @@ def _enter(levels: list[_Level], fd: int, folder: bytes, window: Window, aside: 
 def _descend(levels: list[_Level], fd: int, folder: bytes, aside: Aside) -> None:
     entries: list[tuple[bytes, bool]] = []
     try:
+        aside.on_folder(fd)
         with os.scandir(fd) as found:
             for entry in found:
                 name = os.fsencode(entry.name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from s5jtd.config import JobConfig
 from s5jtd.engine.contract import Engine, Remote
@@ -20,6 +21,16 @@ BACKOFF_SECONDS_MAX = 900.0
 KEY_BYTES_MAX = 1024
 
 
+class Changes(Protocol):
+    """Hears that something changed, and tells when it may be taken."""
+
+    def is_due(self) -> bool:
+        """Whether something may be taken that no look has met."""
+
+    def begin(self) -> None:
+        """A look begins, and meets whatever may be taken by now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folder:
     """A side that is a folder."""
@@ -27,9 +38,11 @@ class Folder:
     unfit: Callable[[bytes], str | None]  #: why a key can be no path in it
     #: Of a source: whether a file may be taken now; one that somebody writes to may not.
     is_ready: Callable[[Listed], bool] = lambda _: True
-    #: Of a source: do with a file what is to be done once it is delivered; None: it stays.
-    leave: Callable[[Listed], bool] | None = None
+    #: Of a source: do with files what is to be done once they are delivered, and tell with which it was
+    #: done; the other argument hears that it goes on.  None: they stay.
+    leave: Callable[[Sequence[Listed], Callable[[], None]], Sequence[Listed]] | None = None
     settle_seconds: float = 0.0
+    changes: Changes | None = None  #: of a source
 
 
 @dataclass(slots=True)

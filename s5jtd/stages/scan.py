@@ -20,13 +20,16 @@ from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
 from s5jtd.stages.choose import Choice
 from s5jtd.stages.inquiry import holdings
-from s5jtd.stages.job import Folder, Job, unmovable
+from s5jtd.stages.job import Changes, Folder, Job, unmovable
 from s5jtd.worker import Bell
 
 log = structlog.get_logger(__name__)
 
 #: After a look that failed, the next comes no sooner, however short `scan_every` is.
 RETRY_SECONDS = 5.0
+#: Between two looks that changes in a folder ask for: so many seconds, or times as long as the last took.
+REST_SECONDS = 1.0
+REST_SHARE = 10.0
 CHECK_HINT = "run `s5jtd check`"
 
 
@@ -53,26 +56,40 @@ class Scan:
         self._asking = asking
         self._problems = problems
         self._bell = bell
-        self._due = time.monotonic()
+        self._due = self._rested = time.monotonic()
         self.last_error: S5jtError | None = None
         self.passes_done = 0
 
     def step(self, beat: Callable[[], None]) -> bool:
         """Look at the source if it is time to."""
-        requested = self._job.scan_requested.is_set()
-        if not requested and (time.monotonic() < self._due or self._paused()):
+        began = time.monotonic()
+        if not self._job.scan_requested.is_set() and (not self._is_time(began) or self._paused()):
             return False
         self._job.scan_requested.clear()
+        if self._changes is not None:
+            self._changes.begin()
         self._job.scanning = True
         try:
             self._pass(beat)
         finally:
             self._job.scanning = False
-        wait = self._job.config.scan_every if self.last_error is None else RETRY_SECONDS
-        self._due = time.monotonic() + max(wait, 0.0 if self.last_error is None else RETRY_SECONDS)
+        ended = time.monotonic()
+        failed = self.last_error is not None
+        self._due = ended + (RETRY_SECONDS if failed else self._job.config.scan_every)
+        rest = max(REST_SECONDS, REST_SHARE * (ended - began))
+        self._rested = min(self._due, ended + (RETRY_SECONDS if failed else rest))
         self.passes_done += 1
         self._bell.ring()
         return True
+
+    @property
+    def _changes(self) -> Changes | None:
+        return self._job.source.folder.changes if self._job.source.folder else None
+
+    def _is_time(self, now: float) -> bool:
+        """Whether to look: each `scan_every`, and where something is heard to have changed."""
+        heard = now >= self._rested and self._changes is not None and self._changes.is_due()
+        return heard or now >= self._due
 
     def _paused(self) -> bool:
         return self._ledger.views.pauses(self._job.id).pull_until_ms is not None
@@ -126,7 +143,7 @@ class Scan:
         job = self._job
         fresh = self._ledger.views.fresh(job.id, chosen, ascending=ascending)
         if job.source.folder is not None:
-            self._let_leave(job.source.folder, chosen, fresh)
+            self._let_leave(job.source.folder, chosen, fresh, beat)
             fresh = [listed for listed in fresh if job.source.folder.is_ready(listed)]
         if not fresh:
             return
@@ -139,16 +156,17 @@ class Scan:
         )  # fmt: skip
         self._bell.ring()
 
-    def _let_leave(self, folder: Folder, chosen: Sequence[Listed], fresh: Sequence[Listed]) -> None:
+    def _let_leave(
+        self, folder: Folder, chosen: Sequence[Listed], fresh: Sequence[Listed], beat: Callable[[], None]
+    ) -> None:
         """Of files that are delivered in the very version that is there, do with them what is to be done."""
         if folder.leave is None:
             return
         newer = {listed.key for listed in fresh}
         known = [listed for listed in chosen if listed.key not in newer]
         states = self._ledger.views.states(self._job.id, [listed.key for listed in known])
-        left = [
-            listed for listed in known if states.get(listed.key) is State.DELIVERED and folder.leave(listed)
-        ]
+        delivered = [listed for listed in known if states.get(listed.key) is State.DELIVERED]
+        left = folder.leave(delivered, beat)
         if left:
             log.info("files_left", job=self._job.name, files=len(left), bytes=sum(one.size for one in left))
 
