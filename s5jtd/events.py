@@ -83,6 +83,10 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "the control socket's file is gone and could not be made anew"
         ),
         "control_socket_recreated": Event("warning", "the control socket's file had gone and was made anew"),
+        "copies_given_up": Event(
+            "info",
+            "a server does not copy objects inside itself, or not provably: they are streamed; see `reason`",
+        ),
         "daemon_ready": Event("info", "what an earlier life left is settled, and the work goes on"),
         "daemon_started": Event(
             "info", "the daemon began to start; `version`, `pid`, `jobs` and `volumes` say as what"

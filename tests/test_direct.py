@@ -14,7 +14,7 @@ import pytest
 
 from s5jtd.errors import Exit
 from tests.appliance import Appliance, contents, digests, side, some_objects, until
-from tests.chaos import Chaos
+from tests.chaos import Chaos, Refuse
 from tests.servers import ODD_KEYS, Server
 from tests.test_metadata import CONTENT, METADATA, TAGS, described, put, tagging
 
@@ -116,3 +116,63 @@ def test_a_dead_destination_costs_no_object_an_attempt(appliance: Appliance, mot
         assert appliance.settled() == {"delivered": 20}
         appliance.stop()
     assert contents(moto, there) == digests(some_objects(20))
+
+
+def copies(request: Any) -> bool:
+    return bool(request.headers.find("x-amz-copy-source"))
+
+
+def pinned(request: Any) -> bool:
+    return bool(request.headers.find("x-amz-copy-source-if-match"))
+
+
+@pytest.mark.parametrize("kind", ["moto", "rclone"])
+def test_inside_one_server_no_byte_travels(
+    appliance: Appliance, request: pytest.FixtureRequest, kind: str
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    here, there = server.new_bucket(), server.new_bucket()
+    objects = some_objects(60)
+    server.fill(here, objects)
+    boto = server.boto()
+    if kind == "moto":
+        put(server, here, "full", **CONTENT, Metadata=METADATA, Tagging=tagging())
+        objects |= {b"full": b"body", b"parts": b"p" * (13 * MIB)}
+        upload = boto.create_multipart_upload(Bucket=here, Key="parts", ContentType="text/parts")["UploadId"]
+        sent = [
+            boto.upload_part(Bucket=here, Key="parts", UploadId=upload, PartNumber=n, Body=b"p" * size * MIB)
+            for n, size in enumerate((6, 6, 1), 1)
+        ]
+        numbered = [{"PartNumber": n, "ETag": answer["ETag"]} for n, answer in enumerate(sent, 1)]
+        boto.complete_multipart_upload(
+            Bucket=here, Key="parts", UploadId=upload, MultipartUpload={"Parts": numbered}
+        )
+    with Chaos(server.url) as chaos:
+        chaos.add(Refuse("AccessDenied", where=lambda one: copies(one) and not pinned(one)))
+        near = dataclasses.replace(server, url=chaos.url)
+        appliance.configure(job(near, here, near, there))
+
+        assert appliance.once() == Exit.DONE, appliance.log()
+
+        travelled = [one for one in chaos.log if one.key]
+        assert sum(one.request_bytes for one in travelled if one.method == "PUT") == 0
+        assert not [one for one in travelled if one.fetches]
+    assert contents(server, there) == digests(objects)
+    if kind == "moto":
+        assert described(server, there, "full") == described(server, here, "full")
+        heads = [boto.head_object(Bucket=bucket, Key="parts") for bucket in (here, there)]
+        assert heads[0]["ETag"] == heads[1]["ETag"]
+        assert heads[1]["ContentType"] == "text/parts"
+
+
+def test_what_a_server_will_not_copy_is_streamed(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = some_objects(20)
+    moto.fill(here, objects)
+    with Chaos(moto.url) as chaos:
+        chaos.add(Refuse("NotImplemented", 501, where=copies))
+        near = dataclasses.replace(moto, url=chaos.url)
+        appliance.configure(job(near, here, near, there))
+        assert appliance.once() == Exit.DONE, appliance.log()
+    assert contents(moto, there) == digests(objects)
+    assert len(appliance.events("copies_given_up")) == 1

@@ -48,11 +48,13 @@ def fill(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and not str(path.relative_to(folder)).startswith(".s5jtd-")
-    }
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.is_file() and not name.startswith(".s5jtd-"):
+            with contextlib.suppress(FileNotFoundError):  # it left in this moment
+                found[name] = path.read_bytes()
+    return found
 
 
 def listed(folder: Path, **options: Any) -> list[Listed]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from s5jtd.model import Direction
 
@@ -57,6 +57,14 @@ class Remote:
     sse_kms_key_id: str | None = None
     directory: Path | None = None  #: a folder on this machine, and no bucket
     begun_mark: Path | None = None  #: a file that is there once that folder was written to
+
+
+class Original(NamedTuple):
+    """An object that a server is to copy itself."""
+
+    bucket: str
+    key: bytes
+    etag: str  #: without quotes: no other version of it may be copied
 
 
 @dataclass(frozen=True, slots=True)

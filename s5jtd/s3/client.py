@@ -140,6 +140,10 @@ class S3Client:
         self._lock = threading.Lock()
         self._open: tuple[Address, urllib3.HTTPConnectionPool] | None = None
 
+    def is_beside(self, other: S3Client) -> bool:
+        """Whether the other's bucket is on the same server, and is reached with the same credentials."""
+        return self.endpoint_url == other.endpoint_url and self._credentials.are_those_of(other._credentials)
+
     def request(
         self, method: str, key: bytes | None = None, query: Query = _NOTHING, headers: Headers = _NOTHING
     ) -> Response:

@@ -107,6 +107,10 @@ class CredentialProvider:
     def __str__(self) -> str:
         return str(self._source)
 
+    def are_those_of(self, other: CredentialProvider) -> bool:
+        """Whether both come from the same source."""
+        return self._source == other._source
+
     def current(self) -> Credentials | None:
         """What to sign with now; None: do not sign.
 

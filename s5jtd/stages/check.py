@@ -89,9 +89,7 @@ class StagedCheck:
     def _upload_part_size(self, item: Item, source_part: int | None) -> int:
         if not is_large(self._job, item) or self._job.destination.folder is not None:
             return sane_upload_part_size(item.size, item.etag, source_part, UPLOAD_PART_BYTES)
-        # In one PUT it could not go on where it broke off; that weighs more than an ETag like the source's.
-        default = part_bytes(item.size)
-        return sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
+        return part_bytes(self._job, item, source_part)
 
     def part_answer(self, item: Item) -> Head | None:
         """What the source says of the object and its first part, where its ETag was made of parts."""

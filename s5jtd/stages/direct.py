@@ -25,6 +25,8 @@ from s5jtd.meter import Meter
 from s5jtd.model import Digests, Direction, Listed
 from s5jtd.s3.endpoints import Endpoint
 from s5jtd.stages.check import DESTINATION_MISMATCH, SOURCE_MISMATCH, DeliveredCheck, StagedCheck, refused
+from s5jtd.stages.copying import copied, may_copy
+from s5jtd.stages.copying import settled as settled_copy
 from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, tell_mismatches
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job
@@ -184,8 +186,11 @@ class Direct:
         held = self._held(job, destination, sent, beat)
 
         def one(item: Item) -> Settled:
+            there = held.get(job.destination_key(item.key))
             try:
-                judged = check(item, held.get(job.destination_key(item.key)), after_push=True)
+                if item.digests is None:
+                    return settled_copy(job, source.client, destination.client, item, there)
+                judged = check(item, there, after_push=True)
             except (ObjectError, EndpointError) as error:
                 judged = refused(item, error, State.SEEN, job.not_before_ms(item.attempts))
             return _seen_again(judged or _untouched(item))
@@ -214,7 +219,7 @@ class Direct:
         settled: dict[int, Settled],
         beat: Callable[[], None],
     ) -> list[Item]:
-        """Stream the objects; those that were sent, with what is known of their bytes."""
+        """Stream the objects, or have them copied; those that went, with what is known of their bytes."""
         if not items:
             return []
 
@@ -230,14 +235,15 @@ class Direct:
         lane = Lane(job.id, Direction.PUSH)
         choice = self._tuner.choose(lane, destination.health.latency_ms, len(items))
         with ThreadPoolExecutor(min(choice.workers, len(items), HANDS_MAX), self.name) as pool:
-            left = {pool.submit(_streamed, ends, destination, item): item for item in items}
+            copies = may_copy(job, destination)
+            left = {pool.submit(_moved, ends, destination, item, copies): item for item in items}
             pending = set(left)
             while pending:
                 _done, pending = wait(pending, timeout=_BEAT_SECONDS)
                 beat()
         results = [one.result() for one in left]
         settled |= {one.item.id: one for one in results if isinstance(one, Returned)}
-        return [_with_proof(one) for one in results if isinstance(one, Staged)]
+        return [_with_proof(one) for one in results if not isinstance(one, Returned)]
 
 
 class _StreamedCheck(DeliveredCheck):
@@ -264,11 +270,14 @@ def _together(job: Job, candidates: Sequence[Item]) -> list[Item]:
     return chosen
 
 
-def _streamed(ends: Ends, destination: Endpoint, item: Item) -> Staged | Returned:
+def _moved(ends: Ends, destination: Endpoint, item: Item, copies: bool) -> Staged | Item | Returned:
+    """An object, with what is known of its bytes where they came by; or what went wrong."""
     job = ends.job
     later = job.not_before_ms(item.attempts)
     try:
         ends.look(0)
+        if copies and not job.destination.copies_given_up and copied(ends, item):
+            return replace(item, digests=None)
         return stream(ends, item)
     except Stopped:
         return _untouched(item)
@@ -281,7 +290,9 @@ def _streamed(ends: Ends, destination: Endpoint, item: Item) -> Staged | Returne
         return Returned(item, State.SEEN, FAILURE_CODES[error.failure], str(error), counted, later)
 
 
-def _with_proof(staged: Staged) -> Item:
+def _with_proof(staged: Staged | Item) -> Item:
+    if isinstance(staged, Item):
+        return staged
     return replace(
         staged.item, digests=staged.digests, part_size=staged.part_size, pull_evidence=staged.evidence
     )

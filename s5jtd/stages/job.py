@@ -67,6 +67,8 @@ class Link:
     folder: Folder | None = None
     #: Whether it was seen to answer uploads in parts with the MD5 of the whole as ETag.
     whole_md5: bool = False
+    #: Of a destination: whether it does not copy what it holds itself, or not so that it can be proven.
+    copies_given_up: bool = False
     tagging: Tagging = field(default_factory=Tagging)
 
     @property

@@ -9,6 +9,7 @@ from typing import Final
 
 from s5jtd.engine.contract import Failure, Outcome, Upload
 from s5jtd.engine.parts import unfinished
+from s5jtd.integrity.evidence import sane_upload_part_size
 from s5jtd.ledger.rows import Chunk, Item, Returned
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
 from s5jtd.stages.job import Job
@@ -20,6 +21,8 @@ MIB: Final = 1 << 20
 _PART_BYTES_MIN: Final = 8 * MIB
 #: ... but no more of them than this, half of what S3 takes.
 _PARTS_MAX: Final = 5000
+#: ... and no fewer, if they are larger than that: the two that a break cuts off are 3 % of the object then.
+_PARTS_MIN: Final = 64
 #: After these nothing that came so far can be built on, or there is no room for more.
 _FINAL: Final = frozenset({Failure.GONE, Failure.CHANGED, Failure.SPACE, Failure.LOCAL})
 
@@ -29,9 +32,16 @@ def is_large(job: Job, item: Item) -> bool:
     return item.size > job.config.resume_above
 
 
-def part_bytes(size: int) -> int:
-    """The part size of an upload that may have to go on later, in whole MiB."""
-    return max(_PART_BYTES_MIN, -(-size // (_PARTS_MAX * MIB)) * MIB)
+def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
+    """The part size of an upload that may have to go on later, in whole MiB.
+
+    The source's, where it gives the same ETag; but never the whole in one PUT, nor, of a large object, in so
+    few parts that those which a break cuts off weigh: that counts for more than an ETag like the source's.
+    """
+    default = max(_PART_BYTES_MIN, -(-item.size // (_PARTS_MAX * MIB)) * MIB)
+    chosen = sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
+    most = max(default, item.size // _PARTS_MIN) if is_large(job, item) else item.size
+    return chosen if chosen <= most else default
 
 
 def put_off(

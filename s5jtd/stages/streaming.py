@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from s5jtd.engine.contract import Draw, Transfer
 from s5jtd.errors import EndpointDown, EndpointError, ObjectChanged
-from s5jtd.integrity.evidence import sane_upload_part_size, wanted_for
+from s5jtd.integrity.evidence import wanted_for
 from s5jtd.integrity.hashing import combined_crc64nvme, crc64nvme_of, hash_stream
 from s5jtd.ledger.rows import Item, Returned, Staged
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
@@ -36,7 +36,7 @@ MEMORY_BYTES: Final = 192 * MIB
 #: A source's part size is taken over up to here.
 _PART_BYTES_MAX: Final = 64 * MIB
 #: Parts of one object that go up at a time, while the next one comes.
-_PARTS_AT_A_TIME: Final = 3
+_PARTS_AT_A_TIME: Final = 2
 
 
 class Memory:
@@ -137,7 +137,7 @@ def _whole(ends: Ends, item: Item) -> Staged | Returned:
     staged = ends.check.settle(item, digests, answer, None, lambda _count: ends.look(0))
     if isinstance(staged, Staged):
         ends.allowed(Direction.PUSH, item.size)
-        ends.sink.put(_transfer(job, item, staged.belongings), body)
+        ends.sink.put(transfer_of(job, item, staged.belongings), body)
     return staged
 
 
@@ -168,7 +168,7 @@ class _InParts:
         belongings = (
             belongings_of(ends.job, ends.source, item.key, version) if ends.job.config.preserve else None
         )
-        transfer = _transfer(ends.job, item, belongings or Belongings())
+        transfer = transfer_of(ends.job, item, belongings or Belongings())
         begun = self._take_up(transfer)
         self._move(transfer, begun)
         digests = self._digests()
@@ -183,10 +183,9 @@ class _InParts:
         return staged
 
     def _choose(self) -> int:
-        item = self._item
-        default = part_bytes(item.size)
-        chosen = sane_upload_part_size(item.size, item.etag, self._source_part, default, single_put_max=0)
-        return chosen if chosen <= max(_PART_BYTES_MAX, default) else default
+        job, item = self._ends.job, self._item
+        chosen = part_bytes(job, item, self._source_part)
+        return chosen if chosen <= _PART_BYTES_MAX else part_bytes(job, item, None)
 
     def _take_up(self, transfer: Transfer) -> Begun:
         """The upload that an earlier attempt began, with what the destination still has of it."""
@@ -308,7 +307,8 @@ def _watched(ends: Ends, body: Iterable[bytes]) -> Iterator[bytes]:
         yield data
 
 
-def _transfer(job: Job, item: Item, belongings: Belongings) -> Transfer:
+def transfer_of(job: Job, item: Item, belongings: Belongings) -> Transfer:
+    """An object as it is to be put, with what it takes along."""
     own = stamped(job, belongings)
     key = job.destination_key(item.key)
     return Transfer("", key, item.size, None, own.content, own.metadata, own.tags)

@@ -44,13 +44,18 @@ def parameters(remote: Remote, transfer: Transfer) -> dict[str, Any]:
         found["Metadata"] = {name: _ascii(value) for name, value in transfer.metadata.items()}
     if transfer.tags:
         found["Tagging"] = urlencode(transfer.tags)
+    return found | settings(remote)
+
+
+def settings(remote: Remote) -> dict[str, Any]:
+    """Those of them that are the destination's own."""
     wanted = {
         "StorageClass": remote.storage_class,
         "ACL": remote.acl,
         "ServerSideEncryption": remote.sse,
         "SSEKMSKeyId": remote.sse_kms_key_id,
     }
-    return found | {name: value for name, value in wanted.items() if value}
+    return {name: value for name, value in wanted.items() if value}
 
 
 def _ascii(value: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from s5jtd.engine.contract import Remote, Transfer, TransferFailed
+from s5jtd.engine.contract import Original, Remote, Transfer, TransferFailed
 from s5jtd.engine.native import headers
 from s5jtd.engine.native.client import failure_of, is_answer
 
@@ -107,21 +107,31 @@ class Sink:
         )
 
     @_told
-    def copy(self, transfer: Transfer, bucket: str, key: bytes, etag: str) -> str:
-        """Let the server copy an object of its own, if it still has this ETag; the copy's ETag.
+    def copy(self, transfer: Transfer, original: Original, *, as_it_is: bool) -> None:
+        """Let the server copy an object of its own, if it still is that version.
 
-        What the object takes along is what `transfer` says, and nothing of the original's.
+        It takes along what `transfer` says and nothing of the original's; `as_it_is`: all of the original's.
         """
+        more = headers.settings(self._remote)
+        if not as_it_is:
+            more |= headers.parameters(self._remote, transfer)
+            more |= {"MetadataDirective": "REPLACE", "TaggingDirective": "REPLACE"}
         with headers.as_they_are(transfer):
-            answer = self._client.copy_object(
-                **self._place(transfer),
-                CopySource={"Bucket": bucket, "Key": key.decode()},
-                CopySourceIfMatch=f'"{etag}"',
-                MetadataDirective="REPLACE",
-                TaggingDirective="REPLACE",
-                **headers.parameters(self._remote, transfer),
-            )
-        return _etag(answer["CopyObjectResult"])
+            self._client.copy_object(**self._place(transfer), **_from(original), **more)
+
+    @_told
+    def copy_part(
+        self, transfer: Transfer, upload_id: str, number: int, original: Original, first: int, last: int
+    ) -> str:
+        """Let the server make a part of an object of its own, from byte `first` to `last`; its ETag."""
+        answer = self._client.upload_part_copy(
+            **self._place(transfer),
+            **_from(original),
+            UploadId=upload_id,
+            PartNumber=number,
+            CopySourceRange=f"bytes={first}-{last}",
+        )
+        return _etag(answer["CopyPartResult"])
 
     @property
     def _client(self) -> Any:
@@ -129,6 +139,13 @@ class Sink:
 
     def _place(self, transfer: Transfer) -> dict[str, str]:
         return {"Bucket": self._remote.bucket, "Key": transfer.key.decode()}
+
+
+def _from(original: Original) -> dict[str, Any]:
+    return {
+        "CopySource": {"Bucket": original.bucket, "Key": original.key.decode()},
+        "CopySourceIfMatch": f'"{original.etag}"',
+    }
 
 
 def _md5(body: bytes) -> str:
