@@ -60,7 +60,8 @@ class Crew:
         book = DirectBook(app.ledger.database, on_blocked=app.ledger.on_blocked)
         for slot in range(1, SLOTS + 1):
             mover = Direct(
-                slot, shared, jobs=app.job_list, ledger=app.ledger, book=book, unfinished=app.unfinished,
+                slot, shared, jobs=app.job_list, ledger=app.ledger, book=book, budget=app.budget,
+                unfinished=app.unfinished,
                 engine=app.engines, asking=self._asking, meter=app.meter, bell=app.bell, tuner=app.tuner,
                 halted=lambda job: any(app.halted(job, one) for one in Direction),
             )  # fmt: skip

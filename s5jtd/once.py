@@ -70,7 +70,7 @@ class SinglePass:
         objects, _ = self._ledger.views.counters(job.id)
         under_way = sum(objects[s.word] for s in (State.PULLING, State.STAGED, State.PUSHING))
         seen = objects[State.SEEN.word]
-        return under_way + (0 if seen and self._plan.held(job) else seen)
+        return under_way + (0 if seen and not job.under_way and self._plan.held(job) else seen)
 
     def _hopeless(self) -> bool:
         """Nothing is in flight and nothing can be: a side is dead, or no volume can be used."""

@@ -161,9 +161,11 @@ class StatusDesk:
         for link in (job.source, job.destination):
             if not link.endpoints.available():
                 return "blocked", f"no endpoint of the {link.side} answers"
-        if not any(volume.state.gives_pushes for volume in self._pool.volumes):
+        is_staged = job.config.mode == "staged"
+        if is_staged and not any(volume.state.gives_pushes for volume in self._pool.volumes):
             return "blocked", "no volume can be used"
-        if job.held and not any(objects[s.word] for s in (State.PULLING, State.STAGED, State.PUSHING)):
+        moving = [objects[state.word] for state in (State.PULLING, State.STAGED, State.PUSHING)]
+        if job.held and not any(moving) and not job.under_way:
             return "blocked", job.held
         if any(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING)):
             return "running", None

@@ -40,12 +40,6 @@ def test_a_default_may_be_written_out():
     assert loaded(text) == loaded(GOOD)
 
 
-def test_a_limit_that_a_direct_job_would_not_keep_to_is_refused():
-    [told] = refused(GOOD + "    mode: direct\nlimits: {bytes_per_day: 1TiB}\n")
-
-    assert "job archive is direct" in told
-
-
 def test_a_value_that_is_none_is_told_once():
     [told] = refused(GOOD + "    mode: dierct\n")
 

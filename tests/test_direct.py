@@ -176,3 +176,19 @@ def test_what_a_server_will_not_copy_is_streamed(appliance: Appliance, moto: Ser
         assert appliance.once() == Exit.DONE, appliance.log()
     assert contents(moto, there) == digests(objects)
     assert len(appliance.events("copies_given_up")) == 1
+
+
+def test_the_limits_hold_without_volumes_too(appliance: Appliance, moto: Server) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, {b"%d" % n: b"x" * 100 for n in range(5)} | {b"huge": b"h" * 1000})
+    limits = {"largest_object": 999, "bytes_per_pass": 250}
+    appliance.configure(job(moto, here, moto, there, sha256=True), limits=limits)
+
+    assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+    assert sorted(contents(moto, there)) == [b"0", b"1"]
+
+    appliance.start()
+    until(lambda: appliance.counted().get("delivered") == 4, "the next pass")
+    shot = appliance.status()["jobs"][0]
+    assert (shot["state"], shot["reason"]) == ("blocked", "limits.bytes_per_pass is 250B: what is more waits")
+    assert len(contents(moto, there)) == 4

@@ -47,7 +47,6 @@ def conflicts(config: Config) -> Iterator[Problem]:
     """Everything that is wrong between parts that are right by themselves."""
     yield from _volumes_met_twice(config)
     yield from _staging_without_volumes(config)
-    yield from _limits_that_count_chunks(config)
     yield from _streams_with_a_folder(config)
     yield from _twice([("jobs", number, "name") for number in range(len(config.jobs))], _names(config.jobs))
     yield from _same_names_written(config.jobs)
@@ -89,16 +88,6 @@ def _streams_with_a_folder(config: Config) -> Iterator[Problem]:
         if job.mode == "direct" and not both:
             yield Problem(
                 ("jobs", number, "mode"), "direct goes from bucket to bucket; with a folder leave it out"
-            )
-
-
-def _limits_that_count_chunks(config: Config) -> Iterator[Problem]:
-    """A limit that some job would not keep to is worse than none."""
-    streaming = [job.name for job in config.jobs if job.mode == "direct"]
-    for name in ("largest_object", "bytes_per_pass", "bytes_per_day") if streaming else ():
-        if getattr(config.limits, name) is not None:
-            yield Problem(
-                ("limits", name), f"holds for staged objects only, and job {streaming[0]} is direct"
             )
 
 

@@ -18,6 +18,9 @@ from s5jtd.ledger.patience import OnBlocked, give_up, patient
 from s5jtd.ledger.rows import Delivered, Item, Returned
 from s5jtd.ledger.states import State
 
+#: Longer than any look at a source takes, and than a day.
+_STREAMS_KEPT_MS = 32 * 86_400_000
+
 
 @patient
 class DirectBook:
@@ -31,8 +34,10 @@ class DirectBook:
         self._clock = clock
         self.on_blocked = on_blocked
 
-    def claim(self, items: Sequence[Item]) -> None:
+    def claim(self, job_id: int, items: Sequence[Item]) -> int:
         """Count the attempt before the work, so that what brings the daemon down is parked after a while.
+
+        The bytes count against the limits from now on; the answer is what `settle` knows them by.
 
         Raises:
             LostRace: one of them is no longer `seen` in this version; nothing was changed.
@@ -45,6 +50,13 @@ class DirectBook:
             ).rowcount
             if claimed != len(items):
                 raise LostRace(f"{len(items) - claimed} of {len(items)} objects changed")
+            now = int(self._clock() * 1000)
+            sql.execute("DELETE FROM streams WHERE at_ms < ?", (now - _STREAMS_KEPT_MS,))
+            made = sql.execute(
+                "INSERT INTO streams (job_id, at_ms, bytes) VALUES (?, ?, ?)",
+                (job_id, now, sum(item.size for item in items)),
+            )
+            return int(made.lastrowid or 0)
 
     def settle(
         self,
@@ -53,16 +65,20 @@ class DirectBook:
         returned: Sequence[Returned],
         endpoint: str | None,
         *,
+        claim: int,
+        streamed_bytes: int,
         pull_insecure: bool = False,
     ) -> None:
         """Write down what was delivered, with both hops' evidence in its item, and what was not.
 
-        `pull_insecure`: the source spoke TLS to us, and nobody looked at its certificate.
+        `streamed_bytes` is what counts against the limits of what was claimed; `pull_insecure`: the source
+        spoke TLS to us, and nobody looked at its certificate.
 
         An object that the scanner took in anew meanwhile is left as it is: its new version travels.
         """
         now = int(self._clock() * 1000)
         with self._db.writing() as sql:
+            sql.execute("UPDATE streams SET bytes = ? WHERE id = ?", (streamed_bytes, claim))
             items = [one.item for one in delivered] + [one.item for one in returned]
             still = _unchanged(sql, items)
             arrived = [one for one in delivered if one.item.id in still]

@@ -89,7 +89,7 @@ def forget_job(path: Path, name: str, on_progress: Callable[[int], None]) -> Non
                 "DELETE FROM upload_parts WHERE upload IN (SELECT id FROM uploads WHERE job_id = ?)",
                 (job_id,),
             )
-            for table in ("uploads", "chunks", "passes", "open_passes", "counters"):
+            for table in ("uploads", "streams", "chunks", "passes", "open_passes", "counters"):
                 sql.execute(f"DELETE FROM {table} WHERE job_id = ?", (job_id,))
             sql.execute(
                 "DELETE FROM endpoint_checks WHERE job = (SELECT name FROM jobs WHERE id = ?)", (job_id,)

@@ -183,17 +183,19 @@ class Views:
         return int(row[0])
 
     def taken_bytes(self, since_ms: int, planned_since_ms: int, job_id: int | None = None) -> int:
-        """Bytes of chunks (of a job) that were pulled since then, or are about to be.
+        """Bytes (of a job) that were pulled or streamed since then, or are about to be.
 
         No older chunk than one planned at `planned_since_ms` is looked at.
         """
         row = (
             self._db.reading()
             .execute(
-                "SELECT coalesce(sum(bytes), 0) FROM chunks WHERE id > coalesce("
+                "SELECT (SELECT coalesce(sum(bytes), 0) FROM chunks WHERE id > coalesce("
                 "(SELECT id FROM chunks WHERE planned_at_ms < ?1 ORDER BY id DESC LIMIT 1), 0)"
                 " AND (state IN ('planned', 'pulling') OR sealed_at_ms >= ?2)"
-                " AND (?3 IS NULL OR job_id = ?3)",
+                " AND (?3 IS NULL OR job_id = ?3))"
+                " + (SELECT coalesce(sum(bytes), 0) FROM streams"
+                " WHERE at_ms >= ?2 AND (?3 IS NULL OR job_id = ?3))",
                 (planned_since_ms, since_ms, job_id),
             )
             .fetchone()

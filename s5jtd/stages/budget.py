@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from s5jtd.config import Limits
+from s5jtd.ledger.rows import Item
 from s5jtd.ledger.views import Views
 from s5jtd.stages.job import Job
 from s5jtd.units import format_bytes
@@ -18,8 +19,8 @@ _PLANNED_BEFORE_MS = 86_400_000
 class Budget:
     """Asks the ledger, so that a restart gives nobody a second allowance.
 
-    What counts is what was pulled or is about to be; what had to be pulled again counts again, and what a
-    dead side gave back does not.
+    What counts is what was pulled or streamed or is about to be; what had to be pulled again counts again,
+    and what a dead side gave back does not.
     """
 
     def __init__(
@@ -54,7 +55,19 @@ class Budget:
         }
         return min(((size, name) for name, size in named.items() if size is not None), default=(None, ""))
 
-    def told(self, name: str) -> str:
+    def banned(self, candidates: Sequence[Item]) -> tuple[list[Item], str]:
+        """Objects that no limit ever lets through, and what to tell of them."""
+        most, name = self.largest()
+        found = [item for item in candidates if most is not None and item.size > most]
+        return found, f"{self._told(name)}: raise it, then retry" if found else ""
+
+    def held(self, candidates: Sequence[Item], allowed: int | None, name: str) -> str | None:
+        """Which limit keeps all of these from travelling, if one does; `allowed` as of `allowance`."""
+        if allowed is None or not candidates or min(item.size for item in candidates) <= allowed:
+            return None
+        return f"{self._told(name)}: what is more waits"
+
+    def _told(self, name: str) -> str:
         """A limit as it may stand in a reason."""
         return f"limits.{name} is {format_bytes(getattr(self._limits(), name))}"
 

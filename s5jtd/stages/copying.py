@@ -65,7 +65,7 @@ def copied(ends: Ends, item: Item) -> bool:
         return False
 
 
-def settled(
+def settled_copy(
     job: Job, source: S3Client, destination: S3Client, item: Item, there: Listed | None
 ) -> Delivered | Returned:
     """What became of a copy, with the evidence of both hops in one.

@@ -24,9 +24,9 @@ from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import Digests, Direction, Listed
 from s5jtd.s3.endpoints import Endpoint
+from s5jtd.stages.budget import Budget
 from s5jtd.stages.check import DESTINATION_MISMATCH, SOURCE_MISMATCH, DeliveredCheck, StagedCheck, refused
-from s5jtd.stages.copying import copied, may_copy
-from s5jtd.stages.copying import settled as settled_copy
+from s5jtd.stages.copying import copied, may_copy, settled_copy
 from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, tell_mismatches
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job
@@ -68,6 +68,7 @@ class Direct:
         jobs: Callable[[], Sequence[Job]],
         ledger: Ledger,
         book: DirectBook,
+        budget: Budget,
         unfinished: Unfinished,
         engine: Engines,
         asking: Executor,
@@ -83,6 +84,7 @@ class Direct:
         self._turn = slot
         self._ledger = ledger
         self._book = book
+        self._budget = budget
         self._unfinished = unfinished
         self._engine = engine
         self._asking = asking
@@ -97,13 +99,15 @@ class Direct:
         self._turn += 1
         for offset in range(len(jobs)):
             job = jobs[(self._turn + offset) % len(jobs)]
-            if items := self._claim(job):
+            if claimed := self._claim(job):
+                claim, items = claimed
                 try:
                     with structlog.contextvars.bound_contextvars(job=job.name):
-                        return self._batch(job, items, beat)
+                        return self._batch(job, claim, items, beat)
                 finally:
                     with self._shared.lock:
                         self._shared.claimed -= {item.id for item in items}
+                        job.under_way -= len(items)
                     self._bell.ring()
         return False
 
@@ -112,25 +116,37 @@ class Direct:
         rests = pauses.pull_until_ms is not None or pauses.push_until_ms is not None or self._halted(job)
         return not rests and job.source.endpoints.available() and job.destination.endpoints.available()
 
-    def _claim(self, job: Job) -> list[Item]:
-        """The next objects, with this attempt counted; a large one alone."""
+    def _claim(self, job: Job) -> tuple[int, list[Item]] | None:
+        """The next objects that no limit holds back, with this attempt counted; a large one alone."""
         shared = self._shared
         with shared.lock:
             limit = BATCH_OBJECTS + len(shared.claimed)
             candidates = self._ledger.views.candidates(job.id, limit, job.config.order)
-            chosen = _together(job, [item for item in candidates if item.id not in shared.claimed])
+            candidates = [item for item in candidates if item.id not in shared.claimed]
+            allowed, name = self._budget.allowance(job)
+            chosen = _together(job, candidates, allowed)
+            job.held = self._budget.held(candidates, allowed, name)
             try:
-                self._book.claim(chosen)
+                banned, hint = self._budget.banned(candidates)
+                if banned:
+                    self._ledger.park(job.id, banned, "above_limit", hint)
+                    chosen = []
+                    self._bell.ring()
+                if not chosen:
+                    return None
+                claim = self._book.claim(job.id, chosen)
             except LostRace:
-                return []
+                return None
             shared.claimed |= {item.id for item in chosen}
-        return [replace(item, attempts=item.attempts + 1) for item in chosen]
+            job.under_way += len(chosen)
+        return claim, [replace(item, attempts=item.attempts + 1) for item in chosen]
 
-    def _batch(self, job: Job, items: Sequence[Item], beat: Callable[[], None]) -> bool:
+    def _batch(self, job: Job, claim: int, items: Sequence[Item], beat: Callable[[], None]) -> bool:
         started = time.monotonic()
         url: str | None = None
         turn = max(item.attempts for item in items) - 1
         settled: dict[int, Settled] = {}
+        streamed: list[Item] = []
         went = True
         try:
             with (
@@ -138,7 +154,7 @@ class Direct:
                 job.destination.endpoints.lease(turn) as destination,
             ):
                 url = destination.url
-                self._move(job, items, source, destination, settled, beat)
+                self._move(job, items, source, destination, settled, streamed, beat)
                 told = list(settled.values())
                 tell_mismatches(SOURCE_MISMATCH, job.source.endpoints, source, told)
                 tell_mismatches(DESTINATION_MISMATCH, job.destination.endpoints, destination, told)
@@ -149,9 +165,10 @@ class Direct:
             went = False
         found = [_or_park(job, settled.get(item.id) or _untouched(item)) for item in items]
         delivered = [one for one in found if isinstance(one, Delivered)]
+        returned = [one for one in found if isinstance(one, Returned)]
         self._book.settle(
-            job.id, delivered, [one for one in found if isinstance(one, Returned)], url,
-            pull_insecure=job.source.insecure,
+            job.id, delivered, returned, url, claim=claim,
+            streamed_bytes=sum(item.size for item in streamed), pull_insecure=job.source.insecure,
         )  # fmt: skip
         log.info(
             "batch_streamed", endpoint=url, objects=len(delivered), of=len(items),
@@ -166,6 +183,7 @@ class Direct:
         source: Endpoint,
         destination: Endpoint,
         settled: dict[int, Settled],
+        streamed: list[Item],
         beat: Callable[[], None],
     ) -> None:
         """Ask the destination, send what it lacks, ask again; what is known of each is in `settled`."""
@@ -182,6 +200,7 @@ class Direct:
         )
         if not sent:
             return
+        streamed += [item for item in sent if item.digests is not None]
         check = _StreamedCheck(job, destination.client, -1, lambda _item: "", lambda _count: beat())
         held = self._held(job, destination, sent, beat)
 
@@ -255,11 +274,16 @@ class _StreamedCheck(DeliveredCheck):
         return item.digests
 
 
-def _together(job: Job, candidates: Sequence[Item]) -> list[Item]:
-    """What makes a batch: in order, a large object alone, what failed before in ever smaller company."""
+def _together(job: Job, candidates: Sequence[Item], allowed_bytes: int | None) -> list[Item]:
+    """What makes a batch: in order, a large object alone, what failed before in ever smaller company.
+
+    What would be above `allowed_bytes` is passed over.
+    """
     chosen: list[Item] = []
     size, company = 0, BATCH_OBJECTS
     for item in candidates:
+        if allowed_bytes is not None and size + item.size > allowed_bytes:
+            continue
         company = min(company, max(1, BATCH_OBJECTS >> (2 * item.attempts)))
         if chosen and (len(chosen) >= company or size + item.size > BATCH_BYTES or is_large(job, item)):
             break

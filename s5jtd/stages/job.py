@@ -93,6 +93,7 @@ class Job:
     scan_requested: threading.Event = field(default_factory=threading.Event)
     scanning: bool = False
     held: str | None = None  #: why what is `seen` waits although nothing is broken
+    under_way: int = 0  #: objects that are `seen` and move: of a direct job
     resync: Desk = field(default_factory=Desk)
 
     @property

@@ -183,7 +183,7 @@ class Plan:
                 return True
             allowed, name = self._budget.allowance(job)
             chosen = place(candidates, limit, lane.usable_bytes, allowed, job.config.resume_above)
-            job.held = self._held(candidates, allowed, name)
+            job.held = self._budget.held(candidates, allowed, name)
             if not chosen:
                 return False
             reserved = sum(space.footprint(item.size) for item in chosen)
@@ -196,19 +196,12 @@ class Plan:
     def held(self, job: Job) -> str | None:
         """Which limit keeps all that a job could take up now from travelling, if one does."""
         candidates = self._ledger.views.candidates(job.id, job.config.chunk.objects, job.config.order)
-        return self._held(candidates, *self._budget.allowance(job))
-
-    def _held(self, candidates: Sequence[Item], allowed: int | None, name: str) -> str | None:
-        if allowed is None or not candidates or min(item.size for item in candidates) <= allowed:
-            return None
-        return f"{self._budget.told(name)}: what is more waits"
+        return self._budget.held(candidates, *self._budget.allowance(job))
 
     def _park_giants(self, job: Job, candidates: Sequence[Item]) -> bool:
         """Objects that no limit lets through, or no volume could hold even when empty, can only be parked."""
-        most, name = self._budget.largest()
-        banned = [item for item in candidates if most is not None and item.size > most]
+        banned, hint = self._budget.banned(candidates)
         if banned:
-            hint = f"{self._budget.told(name)}: raise it, then retry"
             self._ledger.park(job.id, banned, "above_limit", hint)
             return True
         largest = self._pool.largest_bytes()
