@@ -12,10 +12,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +138,9 @@ def main() -> None:
             print(appliance.settled(600))
             seconds = time.monotonic() - started
             appliance.stop()
+            records = [json.loads(line) for line in appliance.log().splitlines() if line.startswith("{")]
+            told = Counter(one["event"] for one in records if one.get("level") == "warning")
+            print(f"warnings: {dict(told)}")
         equal = contents(source.mortal.server, here) == contents(destination.mortal.server, there)
         print(f"{format_bytes(given.size)} {given.mode}, {given.kills} times {given.kill}: {seconds:.0f} s")
         for hop in (source, destination):

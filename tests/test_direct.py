@@ -43,11 +43,14 @@ def test_objects_of_every_key_and_size_arrive_without_a_volume(appliance: Applia
     objects |= {b"new\nline": b"x", b"empty": b"", b"large": hashlib.shake_128(b"x").digest(17 * MIB + 1)}
     moto.fill(here, objects)
     put(moto, here, "full", **CONTENT, Metadata=METADATA, Tagging=tagging())
-    appliance.configure(job(moto, here, moto, there))
+    streamed = job(moto, here, moto, there, sha256=True)  # which makes the bytes come by
+    streamed["destination"]["part_size"] = "6MiB"
+    appliance.configure(streamed)
 
     assert appliance.once() == Exit.DONE, appliance.log()
 
     assert digests(objects | {b"full": b"body"}) == contents(moto, there)
+    assert moto.boto().head_object(Bucket=there, Key="large")["ETag"].endswith('-3"')
     assert described(moto, there, "full") == described(moto, here, "full")
     assert described(moto, there, "full")["Tags"] == TAGS
     (report,) = (appliance.folder / "state" / "reports").glob("[0-9]*.json")

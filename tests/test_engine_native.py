@@ -48,7 +48,7 @@ def test_each_engine_gets_what_only_it_can_carry(stand: Stand, moto: Server) -> 
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"a": "b c", "x/y": "=+@"}
 
 
-@pytest.mark.parametrize(("preference", "loaded"), [("s5cmd", False), ("auto", False), ("native", True)])
+@pytest.mark.parametrize(("preference", "loaded"), [("s5cmd", False), ("auto", True), ("native", True)])
 def test_the_native_engine_is_loaded_only_where_it_is_needed(
     stand: Stand, moto: Server, preference: Preference, loaded: bool
 ) -> None:
@@ -58,3 +58,12 @@ def test_the_native_engine_is_loaded_only_where_it_is_needed(
     stand.push(stand.write("1.obj", b"x"), preference=preference)
 
     assert loaded == ("native" in vars(engines))
+
+
+def test_left_to_choose_many_objects_go_by_s5cmd(stand: Stand) -> None:
+    engines = stand.engine
+    assert isinstance(engines, Engines)
+
+    stand.push(*(stand.write(f"{n}.obj", b"x", b"%d" % n) for n in range(20)), preference="auto")
+
+    assert "native" not in vars(engines)

@@ -27,10 +27,14 @@ if TYPE_CHECKING:
     from s5jtd.engine.native.engine import Native
 
 _MESSAGES_MAX: Final = 20
+#: Where a job leaves the choice: up to this much in one batch is moved sooner than an s5cmd has begun (13 ms
+#: instead of 200 for one small object, and as fast as it for 64 of them).
+_FEW_OBJECTS: Final = 16
+_FEW_BYTES: Final = 16 * 1024 * 1024
 
 
 class Engines:
-    """s5cmd for what it can carry, the native engine for the rest or where the job prefers it."""
+    """s5cmd for what it can carry; the native engine for the rest, where a job prefers it, or it is faster."""
 
     name = "s5cmd"
 
@@ -90,7 +94,11 @@ class Engines:
         return replace(worst, messages=tuple(messages[:_MESSAGES_MAX]), starved=starved)
 
     def _shares(self, batch: Batch) -> list[tuple[Engine, tuple[Transfer, ...]]]:
-        whole = batch.preference == "native" or language.bucket_refusal(batch.remote.bucket) is not None
+        whole = (
+            batch.preference == "native"
+            or (batch.preference == "auto" and _is_little(batch))
+            or language.bucket_refusal(batch.remote.bucket) is not None
+        )
         for_native = tuple(one for one in batch.transfers if whole or self._needs_native(batch, one))
         names = {one.name for one in for_native}
         for_s5cmd = tuple(one for one in batch.transfers if one.name not in names)
@@ -108,3 +116,7 @@ class Engines:
             one.key, batch.direction, content=one.content, metadata=one.metadata, tags=one.tags
         )
         return refused is not None
+
+
+def _is_little(batch: Batch) -> bool:
+    return len(batch.transfers) <= _FEW_OBJECTS and sum(one.size for one in batch.transfers) <= _FEW_BYTES

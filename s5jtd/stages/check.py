@@ -10,7 +10,7 @@ from s5jtd.integrity.evidence import etag_kind, etag_parts, judge, sane_upload_p
 from s5jtd.integrity.hashing import Wanted, hash_file, hash_stream
 from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
 from s5jtd.ledger.states import State
-from s5jtd.model import Digests, Evidence, Head, Listed, Verdict
+from s5jtd.model import Digests, Evidence, Head, Listed, Side, Verdict
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.heads import head, read_back, same_etag
 from s5jtd.s3.listing import list_objects
@@ -42,7 +42,7 @@ class StagedCheck:
             ObjectError: the file or the object is not what it should be.
         """
         part_answer = self.part_answer(item)
-        source_part = part_answer.part_size if part_answer else None
+        source_part = self.source_part(part_answer)
         upload_part = self._upload_part_size(item, source_part)
         wanted = wanted_for(
             item.etag, item.size, source_part, upload_part, self._job.config.sha256,
@@ -64,7 +64,7 @@ class StagedCheck:
         Raises:
             EndpointError, ObjectError: as `__call__`.
         """
-        source_part = part_answer.part_size if part_answer else None
+        source_part = self.source_part(part_answer)
         verdict = judge(digests, item.size, item.etag, part_size=source_part, head=None)
         minimum = self._job.config.evidence.minimum
         version = item.etag
@@ -88,8 +88,15 @@ class StagedCheck:
 
     def _upload_part_size(self, item: Item, source_part: int | None) -> int:
         if not is_large(self._job, item) or self._job.destination.folder is not None:
-            return sane_upload_part_size(item.size, item.etag, source_part, UPLOAD_PART_BYTES)
+            default = self._job.part_size(Side.DESTINATION)
+            etag = "" if default else item.etag  # what was asked for goes before an ETag like the source's
+            return sane_upload_part_size(item.size, etag, source_part, default or UPLOAD_PART_BYTES)
         return part_bytes(self._job, item, source_part)
+
+    def source_part(self, part_answer: Head | None) -> int | None:
+        """The size of the parts that the source's ETag was made of, where anybody knows it."""
+        told = part_answer.part_size if part_answer else None
+        return told or self._job.part_size(Side.SOURCE)
 
     def part_answer(self, item: Item) -> Head | None:
         """What the source says of the object and its first part, where its ETag was made of parts."""

@@ -109,6 +109,13 @@ class Job:
         """The reverse of `destination_key`."""
         return self.source.prefix + name.removeprefix(self.destination.prefix)
 
+    def part_size(self, side: Side) -> int | None:
+        """The size of parts, in bytes, that the configuration names for a side; None: none."""
+        given = getattr(
+            self.config.source if side is Side.SOURCE else self.config.destination, "part_size", None
+        )
+        return given if isinstance(given, int) else None
+
     def misnamed(self, key: bytes) -> str | None:
         """Why a key can have no name at the destination, or None if it can."""
         name = self.destination_key(key)

@@ -12,6 +12,7 @@ from s5jtd.engine.parts import unfinished
 from s5jtd.integrity.evidence import sane_upload_part_size
 from s5jtd.ledger.rows import Chunk, Item, Returned
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
+from s5jtd.model import Side
 from s5jtd.stages.job import Job
 from s5jtd.volumes import space
 from s5jtd.volumes.chunks import ChunkFolder, file_name
@@ -35,9 +36,13 @@ def is_large(job: Job, item: Item) -> bool:
 def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
     """The part size of an upload that may have to go on later, in whole MiB.
 
-    The source's, where it gives the same ETag; but never the whole in one PUT, nor, of a large object, in so
-    few parts that those which a break cuts off weigh: that counts for more than an ETag like the source's.
+    The one that the destination's configuration names; else the source's, where it gives the same ETag.  But
+    never the whole in one PUT, nor, of a large object, in so few parts that those which a break cuts off
+    weigh: that counts for more than an ETag like the source's.
     """
+    given = job.part_size(Side.DESTINATION)
+    if given is not None:
+        return sane_upload_part_size(item.size, "", None, given, single_put_max=0)
     default = max(_PART_BYTES_MIN, -(-item.size // (_PARTS_MAX * MIB)) * MIB)
     chosen = sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
     most = max(default, item.size // _PARTS_MIN) if is_large(job, item) else item.size

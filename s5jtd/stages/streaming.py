@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from s5jtd.engine.contract import Draw, Transfer
 from s5jtd.errors import EndpointDown, EndpointError, ObjectChanged
-from s5jtd.integrity.evidence import wanted_for
+from s5jtd.integrity.evidence import sane_upload_part_size, wanted_for
 from s5jtd.integrity.hashing import combined_crc64nvme, crc64nvme_of, hash_stream
 from s5jtd.ledger.rows import Item, Returned, Staged
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
@@ -33,7 +33,7 @@ MIB: Final = 1 << 20
 WHOLE_BYTES_MAX: Final = 8 * MIB
 #: What all transfers of the program may hold in memory together; a larger part has it for itself.
 MEMORY_BYTES: Final = 192 * MIB
-#: A source's part size is taken over up to here.
+#: Parts are no larger, whatever the source's or the configuration's are, unless S3 takes no more of them.
 _PART_BYTES_MAX: Final = 64 * MIB
 #: Parts of one object that go up at a time, while the next one comes.
 _PARTS_AT_A_TIME: Final = 2
@@ -131,7 +131,7 @@ def _whole(ends: Ends, item: Item) -> Staged | Returned:
     job = ends.job
     body = b"".join(_watched(ends, read_back(ends.source, item.key, if_match=None)))
     answer = ends.check.part_answer(item)
-    source_part = answer.part_size if answer else None
+    source_part = ends.check.source_part(answer)
     wanted = wanted_for(item.etag, item.size, source_part, max(WHOLE_BYTES_MAX, item.size), job.config.sha256)
     digests = hash_stream([body], replace(wanted, md5=True))
     staged = ends.check.settle(item, digests, answer, None, lambda _count: ends.look(0))
@@ -148,7 +148,7 @@ class _InParts:
         self._ends = ends
         self._item = item
         self._answer = ends.check.part_answer(item)
-        self._source_part = self._answer.part_size if self._answer else None
+        self._source_part = ends.check.source_part(self._answer)
         self._part_size = self._choose()
         self._lock = threading.Lock()
         self._parts: dict[int, Part] = {}
@@ -185,7 +185,9 @@ class _InParts:
     def _choose(self) -> int:
         job, item = self._ends.job, self._item
         chosen = part_bytes(job, item, self._source_part)
-        return chosen if chosen <= _PART_BYTES_MAX else part_bytes(job, item, None)
+        if chosen <= _PART_BYTES_MAX:
+            return chosen
+        return sane_upload_part_size(item.size, "", None, _PART_BYTES_MAX, single_put_max=0)
 
     def _take_up(self, transfer: Transfer) -> Begun:
         """The upload that an earlier attempt began, with what the destination still has of it."""
