@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -285,6 +286,31 @@ def test_a_folder_whose_disk_is_gone_gets_nothing(appliance: Appliance, moto: Se
     (appliance.folder / "elsewhere").rename(folder)
     assert appliance.once() == Exit.DONE, appliance.log()
     assert files_in(folder) == {"k": b"1", "l": b"2"}
+
+
+@pytest.mark.skipif(
+    not Path("/sys/fs/ext4/features/casefold").exists(),
+    reason="this kernel's ext4 tells letters' cases apart",
+)
+def test_names_that_differ_in_case_alone_are_not_lost_where_they_are_one(
+    appliance: Appliance, moto: Server
+) -> None:
+    here = moto.new_bucket()
+    moto.fill(here, {b"A": b"upper", b"a": b"lower", b"dir/x": b"1", b"DIR/x": b"2", b"plain": b"3"})
+    with loop_volume(appliance.folder / "disk", "ext4", 64 * 2**20, "-O", "casefold") as disk:
+        folder = disk.path / "in"
+        folder.mkdir()
+        subprocess.run(["chattr", "+F", folder], check=True)
+        appliance.configure(download(moto, here, folder))
+
+        assert appliance.once() == Exit.OBJECTS_FAILED, appliance.log()
+
+        arrived = files_in(folder)
+        appliance.start()
+        lost = set(parked(appliance))
+        assert len(arrived) == 3
+        assert arrived.keys() | lost == {"A", "a", "dir/x", "DIR/x", "plain"}
+        appliance.stop()
 
 
 def test_a_link_inside_the_folder_is_not_followed(appliance: Appliance, moto: Server) -> None:

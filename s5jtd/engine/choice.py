@@ -34,7 +34,7 @@ _FEW_BYTES: Final = 16 * 1024 * 1024
 
 
 class Engines:
-    """s5cmd for what it can carry; the native engine for the rest, where a job prefers it, or it is faster."""
+    """s5cmd for what it can carry; the native engine for the rest, and where it is preferred or faster."""
 
     name = "s5cmd"
 

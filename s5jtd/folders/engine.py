@@ -67,7 +67,7 @@ class FolderEngine:
         self._other = other
         self._swept: set[Path | None] = set()
         self._lock = threading.Lock()
-        self._folds_case: dict[int, bool] = {}
+        self._spellings: dict[int, Callable[[str], str] | None] = {}
 
     def refuses(
         self,
@@ -170,28 +170,32 @@ class FolderEngine:
         if reason is not None:
             raise Unfit(reason)
         parts = key.split(b"/")
-        folds_case = self._is_case_blind(root_fd, temporary_fd)
-        if folds_case:
+        keeps = self._spelling(root_fd, temporary_fd)
+        if keeps is not None:
+            if keeps(key.decode("utf-8", "surrogateescape")) != key.decode("utf-8", "surrogateescape"):
+                raise Unfit("the file system does not keep the case of its letters")
             _meets_no_other_spelling(root_fd, parts)
         with opened_parent(root_fd, parts, create=True) as parent_fd:
             os.rename(temporary, parts[-1], src_dir_fd=temporary_fd, dst_dir_fd=parent_fd)
 
-    def _is_case_blind(self, root_fd: int, temporary_fd: int) -> bool:
-        """Whether the file system takes two spellings for one name; asked once."""
+    def _spelling(self, root_fd: int, temporary_fd: int) -> Callable[[str], str] | None:
+        """What becomes of a name where the file system takes two spellings for one; None: it does not."""
         device = os.fstat(root_fd).st_dev
-        if device not in self._folds_case:
-            name = f"{secrets.token_hex(4)}-\u00e9a"
-            os.close(
-                os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=temporary_fd)
-            )
+        if device not in self._spellings:
+            name = f"{secrets.token_hex(4)}-\u00e9aB"
+            others = (name.upper(), name.lower(), name.replace("\u00e9", "e\u0301"))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(name, flags, 0o600, dir_fd=temporary_fd))
             try:
-                self._folds_case[device] = any(
-                    _is_there(other, temporary_fd)
-                    for other in (name.upper(), name.replace("\u00e9", "e\u0301"))
+                shown = os.listdir(temporary_fd)
+                self._spellings[device] = (
+                    None
+                    if not any(_is_there(other, temporary_fd) for other in others)
+                    else next((change for change in (str, str.lower) if change(name) in shown), str.upper)
                 )
             finally:
                 os.unlink(name, dir_fd=temporary_fd)
-        return self._folds_case[device]
+        return self._spellings[device]
 
 
 def _pull(batch: Batch, root_fd: int, talk: _Talk) -> None:
