@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from s5jtd.engine.choice import Engines
-from s5jtd.engine.contract import End, Engine, Preference
+from s5jtd.engine.contract import End, Engine, Failure, Preference, Transfer, Upload
 from s5jtd.engine.native.engine import Native
+from tests.chaos import Chaos, Meanwhile, Refuse, Request
 from tests.engine_contract import EngineContract, Stand, stand_at
 from tests.servers import Server
+
+MIB = 1 << 20
 
 
 class TestNative(EngineContract):
@@ -67,3 +72,138 @@ def test_left_to_choose_many_objects_go_by_s5cmd(stand: Stand) -> None:
     stand.push(*(stand.write(f"{n}.obj", b"x", b"%d" % n) for n in range(20)), preference="auto")
 
     assert "native" not in vars(engines)
+
+
+# What a later run may build on
+
+
+@dataclasses.dataclass
+class Book:
+    """A memory of uploads, as the ledger's."""
+
+    known: Upload | None = None
+    parts: dict[int, str] = dataclasses.field(default_factory=dict)
+
+    def recall(self, _name: str) -> Upload | None:
+        return self.known
+
+    def begin(self, _name: str, upload_id: str, part_size: int) -> None:
+        self.known = Upload(upload_id, part_size, {})
+
+    def part(self, _name: str, _upload_id: str, number: int, etag: str) -> None:
+        self.parts[number] = etag
+
+    def end(self, _name: str, _upload_id: str) -> None:
+        self.known = None
+
+
+@pytest.fixture
+def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("native.down", "parts"):
+        monkeypatch.setattr(f"s5jtd.engine.{module}.PULL_RANGE_BYTES", MIB)
+
+
+@pytest.fixture
+def native(moto: Server, tmp_path: Path) -> Iterator[Stand]:
+    with stand_at(moto, moto.new_bucket(), Native(), tmp_path) as stand:
+        yield stand
+
+
+def unpinned(request: Request) -> bool:
+    return request.headers.find("Range") not in ("", "bytes=0-1048575") and not request.headers.find(
+        "If-Match"
+    )
+
+
+@pytest.mark.usefixtures("small_ranges")
+def test_what_is_durable_is_written_down_after_it_is_and_not_fetched_again(
+    native: Stand, moto: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = os.urandom(4 * MIB)
+    moto.fill(native.remote.bucket, {b"key": body})
+    one = Transfer("1.obj", b"key", len(body), resumable=True)
+    order: list[tuple[str, str]] = []
+    sync, write = os.fdatasync, os.write
+
+    def name_of(fd: int) -> str:
+        return Path(os.readlink(f"/proc/self/fd/{fd}")).name
+
+    def synced(fd: int) -> None:
+        order.append(("sync", name_of(fd)))
+        sync(fd)
+
+    def written(fd: int, data: bytes) -> int:
+        if b'"done"' in data:
+            order.append(("write", name_of(fd)))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "fdatasync", synced)
+    monkeypatch.setattr(os, "write", written)
+    with Chaos(moto.url) as chaos:
+        chaos.add(Refuse("InternalError", where=unpinned))
+        refusal = chaos.add(
+            Refuse("AccessDenied", where=lambda one: one.headers.find("Range").startswith("bytes=3"))
+        )
+        assert native.pull(one, endpoint_url=chaos.url).failures == {"1.obj": Failure.REFUSED}
+        notes = [at for at, entry in enumerate(order) if entry == ("write", "1.parts")]
+        assert notes
+        assert all(order[at - 1] == ("sync", "1.part") for at in notes)
+        assert all(order[at + 1] == ("sync", "1.parts") for at in notes)
+        before = sum(exchange.response_bytes for exchange in chaos.log if exchange.status == 206)
+        refusal.remove()
+
+        assert native.pull(one, endpoint_url=chaos.url).failures == {"1.obj": None}
+        fetched = sum(exchange.response_bytes for exchange in chaos.log if exchange.status == 206)
+
+    assert native.read() == {"1.obj": body}
+    assert fetched == len(body)
+    assert before < len(body)
+
+
+@pytest.mark.usefixtures("small_ranges")
+@pytest.mark.parametrize("is_deaf", [False, True], ids=["a server that knows If-Match", "one that does not"])
+def test_an_object_that_is_replaced_is_never_mixed(native: Stand, moto: Server, is_deaf: bool) -> None:
+    size = 4 * MIB
+    moto.fill(native.remote.bucket, {b"key": b"a" * size})
+    one = Transfer("1.obj", b"key", size, resumable=True)
+
+    def later(request: Request) -> bool:
+        found = bool(request.headers.find("If-Match"))
+        if is_deaf:
+            request.headers.put("If-Match", None)
+        return found
+
+    with Chaos(moto.url) as chaos:
+        replace = functools.partial(moto.fill, native.remote.bucket, {b"key": b"b" * size})
+        chaos.add(Meanwhile(replace, where=later, nth=1))
+        result = native.pull(one, endpoint_url=chaos.url)
+
+    assert result.failures == {"1.obj": Failure.CHANGED}
+    assert native.read() == {}
+
+
+def test_each_body_goes_with_its_md5(native: Stand, moto: Server) -> None:
+    small, large = native.write("1.obj", b"x", b"s"), native.write("2.obj", b"y" * 6 * MIB, b"l")
+    with Chaos(moto.url) as chaos:
+        chaos.add(Refuse("AccessDenied", method="PUT", where=lambda one: not one.headers.find("Content-MD5")))
+        transfers = [small, dataclasses.replace(large, part_size=5 * MIB)]
+        assert set(native.push(*transfers, endpoint_url=chaos.url).failures.values()) == {None}
+
+
+def test_of_an_upload_only_parts_that_are_ours_count(native: Stand, moto: Server) -> None:
+    """One that an earlier life wrote down, one that it did not come to write down, and one of another."""
+    bodies = [os.urandom(5 * MIB) for _ in range(3)]
+    one = native.write("1.obj", b"".join(bodies), b"key", part_size=5 * MIB)
+    boto = moto.boto()
+    place = {"Bucket": native.remote.bucket, "Key": "key"}
+    upload_id = boto.create_multipart_upload(**place)["UploadId"]
+    etags = [
+        boto.upload_part(**place, UploadId=upload_id, PartNumber=n, Body=part)["ETag"].strip('"')
+        for n, part in enumerate((bodies[0], bodies[1], b"z" * 5 * MIB), 1)
+    ]
+    book = Book(Upload(upload_id, 5 * MIB, {1: etags[0]}))
+
+    assert native.push(one, uploads=book).failures == {"1.obj": None}
+
+    assert list(book.parts) == [3]
+    assert boto.get_object(**place)["Body"].read() == b"".join(bodies)

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from s5jtd.engine.contract import Batch, Transfer
+from s5jtd.engine.contract import Batch, Failure, Transfer
 from s5jtd.engine.language import PULL_RANGE_BYTES
-from s5jtd.engine.native.client import Changed
+from s5jtd.engine.native.client import Changed, failure_of
 from s5jtd.engine.native.work import Cancelled, Gauge, Tally, side_by_side
 from s5jtd.engine.parts import part_names, read_record
 
@@ -93,12 +93,10 @@ def _in_ranges(
         fetch = _Fetch(client, batch, transfer, tally, fd, notes, known.etag if known else "")
         try:
             fetch.all(ranges)
-        except Changed:
-            _forget(batch, part, record)
-            raise
-        except Exception:
-            # What this life got counts for the next, whatever ended it.
-            if notes is not None:
+        except Exception as error:
+            if failure_of(error)[0] is Failure.CHANGED:
+                _forget(batch, part, record)
+            elif notes is not None:  # what this life got counts for the next, whatever ended it
                 with contextlib.suppress(OSError):
                     notes.note(ranges)
             raise
