@@ -86,7 +86,8 @@ def settled_copy(
     if there is None or not verdict.evidence or not verdict.evidence.satisfies(minimum):
         give_up(job, f"what it copied cannot be proven: {verdict.detail}")
         return Returned(item, State.SEEN, "copy_unproven", verdict.detail, counted=False)
-    return Delivered(replace(item, pull_evidence=verdict.evidence), there.etag, verdict.evidence)
+    known = replace(item, pull_evidence=verdict.evidence)
+    return Delivered(known, there.etag, verdict.evidence, destination.insecure)
 
 
 def give_up(job: Job, reason: str) -> None:

@@ -98,14 +98,14 @@ class Ends:
         if self.stopped():
             raise Stopped
 
-    def allowed(self, direction: Direction, count: int) -> None:
-        """Wait until so many bytes may have moved.
+    def allowed(self, count: int) -> None:
+        """Wait until so many bytes may have gone out; those that come in are held back by the client.
 
         Raises:
             Stopped: nothing may.
         """
         while count > 0:
-            granted, seconds = self.draw(direction, count)
+            granted, seconds = self.draw(Direction.PUSH, count)
             count -= granted
             if count > 0 and not granted:
                 self.look(0)
@@ -136,7 +136,7 @@ def _whole(ends: Ends, item: Item) -> Staged | Returned:
     digests = hash_stream([body], replace(wanted, md5=True))
     staged = ends.check.settle(item, digests, answer, None, lambda _count: ends.look(0))
     if isinstance(staged, Staged):
-        ends.allowed(Direction.PUSH, item.size)
+        ends.allowed(item.size)
         ends.sink.put(transfer_of(job, item, staged.belongings), body)
     return staged
 
@@ -272,7 +272,7 @@ class _InParts:
         try:
             crc = crc64nvme_of(body)
             md5 = hashlib.md5(body, usedforsecurity=False)
-            self._ends.allowed(Direction.PUSH, len(body))
+            self._ends.allowed(len(body))
             etag = self._ends.sink.part(transfer, begun.upload_id, number, body, md5.digest())
         finally:
             self._ends.memory.give(len(body))
@@ -304,8 +304,7 @@ class _InParts:
 
 def _watched(ends: Ends, body: Iterable[bytes]) -> Iterator[bytes]:
     for data in body:
-        ends.look(len(data))
-        ends.allowed(Direction.PULL, len(data))
+        ends.look(len(data))  # the client has counted them against the budget of its link
         yield data
 
 
