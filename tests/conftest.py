@@ -1,10 +1,16 @@
-"""Fixtures that many tests share: the S3 servers, started once for a whole run."""
+"""Fixtures that many tests share: S3 servers, started once for a whole run, and where daemons come from."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.filesystems import need_mounts
+from tests.impatient import ImpatientNursery
+from tests.nursery import Nursery
+from tests.powercut import Site, site
 from tests.servers import (
     Certificates,
     Server,
@@ -57,3 +63,43 @@ def snowball() -> Iterator[SnowballLike]:
     """A server that lists as the Snowball adapter does; fill `objects`."""
     with SnowballLike({}) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own, so that its log tells what was sent to it and nothing else."""
+    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """Raises daemons."""
+    with Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def impatient() -> Iterator[ImpatientNursery]:
+    """Raises daemons that wait for nothing."""
+    with ImpatientNursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture
+def make(
+    tmp_path: Path, rclone: Server, destination: Server, nursery: Nursery
+) -> Iterator[Callable[..., Site]]:
+    """Makes the test's site, on file systems as asked for or else in plain folders."""
+    made: list[Any] = []
+
+    def one(kinds: dict[str, str] | None = None, **job: Any) -> Site:
+        for kind in (kinds or {}).values():
+            need_mounts(kind)
+        made.append(site(tmp_path, rclone, destination, nursery, kinds or {}, **job))
+        opened: Site = made[-1].__enter__()
+        return opened
+
+    yield one
+    for context in made:
+        context.__exit__(None, None, None)

@@ -50,16 +50,10 @@ class Opaque(Fault):
         return "opaque-" + etag.replace("&quot;", "").strip('"')[:8]
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
 @pytest.fixture
-def road(tmp_path: Path, nursery: ImpatientNursery, moto: Server) -> Iterator[Road]:
+def road(tmp_path: Path, impatient: ImpatientNursery, moto: Server) -> Iterator[Road]:
     """Between two buckets of a server that answers like AWS."""
-    with chaos_road.road(tmp_path, nursery, moto, moto) as road:
+    with chaos_road.road(tmp_path, impatient, moto, moto) as road:
         yield road
 
 

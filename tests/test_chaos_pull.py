@@ -48,15 +48,9 @@ ANY: dict[str, Any] = {"method": "HEAD GET", "where": of_objects}
 ONE = "missions/0005.dat"
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
 @pytest.fixture
-def road(tmp_path: Path, nursery: ImpatientNursery, moto: Server, rclone: Server) -> Iterator[Road]:
-    with chaos_road.road(tmp_path, nursery, moto, rclone) as road:
+def road(tmp_path: Path, impatient: ImpatientNursery, moto: Server, rclone: Server) -> Iterator[Road]:
+    with chaos_road.road(tmp_path, impatient, moto, rclone) as road:
         yield road
 
 
@@ -164,9 +158,9 @@ def test_n14_a_portal_that_answers_for_objects_alone_is_noticed_by_their_bytes(r
 
 
 def test_n15_of_a_thousand_answers_one_is_wrong_on_either_side(
-    tmp_path: Path, nursery: ImpatientNursery, rclone: Server
+    tmp_path: Path, impatient: ImpatientNursery, rclone: Server
 ) -> None:
-    with chaos_road.road(tmp_path, nursery, rclone, rclone) as road:
+    with chaos_road.road(tmp_path, impatient, rclone, rclone) as road:
         objects = {b"%04d" % n: hashlib.shake_128(b"%d" % n).digest(300) for n in range(1200)}
         fetched = road.before.add(Flip(share=0.001, **GET))
         stored = road.behind.add(Flip(share=0.001, method="PUT", side="request"))

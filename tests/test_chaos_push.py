@@ -40,16 +40,10 @@ PUT: dict[str, Any] = {"method": "PUT"}
 ONE = "missions/0005.dat"
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
 @pytest.fixture
-def road(tmp_path: Path, nursery: ImpatientNursery, moto: Server, rclone: Server) -> Iterator[Road]:
+def road(tmp_path: Path, impatient: ImpatientNursery, moto: Server, rclone: Server) -> Iterator[Road]:
     """To a server that answers like AWS."""
-    with chaos_road.road(tmp_path, nursery, rclone, moto) as road:
+    with chaos_road.road(tmp_path, impatient, rclone, moto) as road:
         yield road
 
 
@@ -159,9 +153,9 @@ def test_n18_what_is_too_large_for_the_way_is_parked_and_the_small_arrives(road:
 
 @pytest.mark.parametrize("done", [True, False], ids=["done all the same", "not done"])
 def test_s2_an_error_inside_a_200_is_no_success_and_a_look_decides(
-    tmp_path: Path, nursery: ImpatientNursery, moto: Server, done: bool
+    tmp_path: Path, impatient: ImpatientNursery, moto: Server, done: bool
 ) -> None:
-    with chaos_road.road(tmp_path, nursery, moto, moto) as road:
+    with chaos_road.road(tmp_path, impatient, moto, moto) as road:
         body = hashlib.shake_128(b"large").digest(11 << 20)
         put_in_parts(road.source, road.here, "large", body, 5 << 20)
         road.objects[b"large"] = body

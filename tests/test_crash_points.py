@@ -11,19 +11,12 @@ import pytest
 from tests.crashpoints import CUT, Strike, run_case, sweep
 from tests.filesystems import need_mounts
 from tests.nursery import KILL, LOST, Nursery, why_not_watched
-from tests.servers import Server, running_rclone
+from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
 #: After so many seconds a sweep begins no further case.
 SWEEP_SECONDS = 9.0
-
-
-@pytest.fixture(scope="module")
-def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, so that its log tells what was sent to it and nothing else."""
-    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -164,15 +164,9 @@ def test_p14_the_watchdog_is_fed_no_more_once_a_worker_is_stuck_that_everybody_n
     assert bool(fed_while_stuck) is not critical
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
 @pytest.fixture
-def road(tmp_path: Path, nursery: ImpatientNursery, rclone: Server) -> Iterator[Road]:
-    with chaos_road.road(tmp_path, nursery, rclone, rclone) as road:
+def road(tmp_path: Path, impatient: ImpatientNursery, rclone: Server) -> Iterator[Road]:
+    with chaos_road.road(tmp_path, impatient, rclone, rclone) as road:
         yield road
 
 

@@ -6,55 +6,20 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from s5jtd.ledger.store import Ledger
 from tests.appliance import some_objects, until
-from tests.filesystems import need_mounts
-from tests.nursery import Nursery, why_not_watched
-from tests.powercut import JOB, Round, Site, site
-from tests.servers import Server, running_rclone
+from tests.nursery import why_not_watched
+from tests.powercut import JOB, Round, Site
 from tests.tampering import CHANGES, mend
 
 KILLS = 10
 #: Enough that moving them takes many chunks.
 MANY = some_objects(400)
-
-
-@pytest.fixture(scope="module")
-def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, so that its log tells what was sent to it and nothing else."""
-    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def make(
-    tmp_path: Path, rclone: Server, destination: Server, nursery: Nursery
-) -> Iterator[Callable[..., Site]]:
-    """Makes the test's site, on file systems as asked for or else in plain folders."""
-    made: list[Any] = []
-
-    def one(kinds: dict[str, str] | None = None, **job: Any) -> Site:
-        for kind in (kinds or {}).values():
-            need_mounts(kind)
-        made.append(site(tmp_path, rclone, destination, nursery, kinds or {}, **job))
-        opened: Site = made[-1].__enter__()
-        return opened
-
-    yield one
-    for context in made:
-        context.__exit__(None, None, None)
 
 
 def test_kills_at_random_moments_break_no_promise(make: Callable[..., Site]) -> None:

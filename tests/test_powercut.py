@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,26 +12,13 @@ from tests.autopsy import Row, refuted, unsealed
 from tests.filesystems import need_mounts
 from tests.nursery import Nursery
 from tests.powercut import Round, site
-from tests.servers import Server, running_rclone
+from tests.servers import Server
 
 pytestmark = pytest.mark.slow
 
 #: Cuts of each kind, and the seconds after which no further one begins.
 CUTS = 12
 CUTTING_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module")
-def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, so that its log tells what was sent to it and nothing else."""
-    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as nursery:
-        yield nursery
 
 
 @pytest.mark.parametrize("ledger", ["ext4", "xfs"])

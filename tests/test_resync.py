@@ -34,15 +34,9 @@ from tests.impatient import Impatient, ImpatientNursery
 from tests.servers import ACCESS_KEY, SECRET_KEY, Server, SnowballLike
 
 
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
 @pytest.fixture
-def appliance(tmp_path: Path, nursery: ImpatientNursery) -> Iterator[Appliance]:
-    with Impatient(tmp_path, nursery, volumes=1) as appliance:
+def appliance(tmp_path: Path, impatient: ImpatientNursery) -> Iterator[Appliance]:
+    with Impatient(tmp_path, impatient, volumes=1) as appliance:
         yield appliance
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,15 @@ from s5jtd.problems import Problems
 from s5jtd.volumes.volume import Volume, VolumeState
 from tests.appliance import some_objects, until
 from tests.autopsy import claims, refuted
-from tests.filesystems import MIB, failing_volume, need_mounts
+from tests.filesystems import MIB, failing_volume
 from tests.impatient import ImpatientNursery
-from tests.powercut import Site, site, when_free
-from tests.servers import Server, running_rclone
+from tests.powercut import Site, when_free
 
 
 @pytest.fixture(scope="module")
-def destination(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own, so that its log tells what was sent to it and nothing else."""
-    with running_rclone(tmp_path_factory.mktemp("destination")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def nursery() -> Iterator[ImpatientNursery]:
-    with ImpatientNursery() as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def make(
-    tmp_path: Path, rclone: Server, destination: Server, nursery: ImpatientNursery
-) -> Iterator[Callable[..., Site]]:
-    """Makes the test's site, on file systems as asked for or else in plain folders."""
-    made: list[Any] = []
-
-    def one(kinds: dict[str, str] | None = None, **job: Any) -> Site:
-        for kind in (kinds or {}).values():
-            need_mounts(kind)
-        made.append(site(tmp_path, rclone, destination, nursery, kinds or {}, **job))
-        opened: Site = made[-1].__enter__()
-        return opened
-
-    yield one
-    for context in made:
-        context.__exit__(None, None, None)
+def nursery(impatient: ImpatientNursery) -> ImpatientNursery:
+    """The site's daemons wait for nothing here."""
+    return impatient
 
 
 def states(struck: Site) -> dict[str, str]:
