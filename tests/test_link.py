@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import random
 import socket
@@ -602,6 +604,26 @@ class TestRelayAsProxy:
             return False
 
         until(is_closed, "the closing of the port")
+
+    def test_a_way_that_closes_while_an_answer_is_awaited_takes_that_along(self, line, caplog):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            with line.open(PULL, "http://s3.invalid", proxy=None, bind="127.0.0.1") as way:
+                parts = urlsplit(way.proxy)
+                word = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+                with socket.create_connection((parts.hostname, parts.port), 30) as client:
+                    client.sendall(
+                        f"GET http://127.0.0.1:{server.getsockname()[1]}/ HTTP/1.1\r\n"
+                        f"Proxy-Authorization: Basic {word}\r\n\r\n".encode()
+                    )
+                    client.shutdown(socket.SHUT_WR)
+                    far, _ = server.accept()
+                    far.settimeout(60)
+                    while far.recv(65536):  # to the end of what is asked; and it never answers
+                        pass
+            line.close()
+            far.close()
+        gc.collect()
+        assert not [record for record in caplog.records if record.name == "asyncio"]
 
     def test_a_proxy_of_the_site_is_spoken_to_through_the_relay(self, line, tmp_path):
         heard: list[bytes] = []

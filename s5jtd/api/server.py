@@ -82,7 +82,8 @@ class _Http(H11Protocol):
     def abort(self) -> None:
         """End at once, whatever was begun."""
         transport: asyncio.Transport | None = self.transport  # there is none before the handshake is done
-        if transport is not None:
+        # Once it is lost, that of Python 3.11.2, which is Debian 12's, cannot be aborted.
+        if transport is not None and not self.app_state["visit"].ended.is_set():
             transport.abort()
 
     def send_400_response(self, msg: str) -> None:

@@ -208,12 +208,14 @@ class Relay:
             try:
                 await self._requests(reader, head, server, self._drawn(route, Direction.PUSH))
             finally:
-                if reader.ended:  # who asks no more may still be listening
-                    with contextlib.suppress(OSError):
-                        server.shutdown(socket.SHUT_WR)
-                    await asyncio.wait([answers], timeout=_CONNECT_SECONDS)
-                answers.cancel()
-                await asyncio.gather(answers, return_exceptions=True)
+                try:
+                    if reader.ended:  # who asks no more may still be listening
+                        with contextlib.suppress(OSError):
+                            server.shutdown(socket.SHUT_WR)
+                        await asyncio.wait([answers], timeout=_CONNECT_SECONDS)
+                finally:  # also where the way is closed in that time: the sockets go next
+                    answers.cancel()
+                    await asyncio.gather(answers, return_exceptions=True)
 
     async def _requests(
         self, reader: _Reader, head: bytes | None, server: socket.socket, budget: Budget | None
