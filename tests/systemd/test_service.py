@@ -50,10 +50,15 @@ def port(bundle: Path) -> Iterator[int]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_of_a_former_run() -> Iterator[None]:
-    sh("systemctl stop s5jtd", ok=False)
+    sh("systemctl stop s5jtd s5jtd-api", ok=False)
     sh(f"rm -rf {STATE} {CONFIG.parent} /srv/s5jtd-test /etc/systemd/system/s5jtd.service.d")
     yield
     sh("userdel --force tester", ok=False)
+
+
+def this_life(unit: str) -> str:
+    """What tells the journal's records of a unit since its last start from those before."""
+    return f"_SYSTEMD_INVOCATION_ID={sh(f'systemctl show -P InvocationID {unit}').strip()}"
 
 
 def is_delivered(count: int) -> bool:
@@ -136,13 +141,13 @@ def test_the_sandbox_holds(port: int) -> None:
 
 
 def test_the_journal_can_be_read_and_searched(port: int) -> None:
-    this_life = f"_SYSTEMD_INVOCATION_ID={sh('systemctl show -P InvocationID s5jtd').strip()}"
-    records = journal(this_life, "S5JT_JOB=archive")
+    life = this_life("s5jtd")
+    records = journal(life, "S5JT_JOB=archive")
 
     assert {"scan_finished", "chunk_staged", "chunk_pushed"} <= {one["S5JT_EVENT"] for one in records}
     assert all(len(one["MESSAGE_ID"]) == 32 for one in records)
     assert all(one["_SYSTEMD_UNIT"] == "s5jtd.service" for one in records)
-    assert not journal(this_life, "PRIORITY=3")
+    assert not journal(life, "PRIORITY=3")
 
 
 def test_a_good_reload_holds_and_a_bad_one_is_refused_aloud(port: int) -> None:
@@ -190,6 +195,7 @@ def test_limits_and_ways_out_hold_inside_of_the_sandbox(port: int) -> None:
     CONFIG.write_text(plain)
     sh("systemctl reload s5jtd")
     assert equal(port)
+    assert not journal(this_life("s5jtd"), "S5JT_EVENT=library_message")
 
 
 def test_the_log_api_answers_whoever_has_the_token(port: int) -> None:
@@ -206,6 +212,8 @@ def test_the_log_api_answers_whoever_has_the_token(port: int) -> None:
     assert "s5jtd_up 1" in sh(f"{ask}/metrics {token}")
 
     assert sh("systemctl show -P User s5jtd-api").strip() == "s5jtd-api"
+    sh("journalctl --sync")
+    assert "library_message" not in sh(f"journalctl --no-pager {this_life('s5jtd-api')}")
     sh("systemctl stop s5jtd")  # it goes on, and says that the daemon does not
     assert json.loads(sh(f"{ask}/status {token}"))["error"]["code"] == "not_running"
     sh("systemctl start s5jtd")
