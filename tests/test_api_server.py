@@ -371,7 +371,7 @@ def test_who_asks_too_often_is_told_when_to_come_back_and_others_are_served(tmp_
 
 
 def test_wrong_tokens_are_limited_and_then_the_right_one_is_refused_alike(tmp_path):
-    with running_api(tmp_path, limits=replace(WIDE, wrong_tokens_per_second=0.5)) as api:
+    with running_api(tmp_path, limits=replace(WIDE, wrong_tokens_per_second=0.001)) as api:
         wrong = [
             api.get("/status", token=f"guess-{number}") for number in range(WIDE.wrong_tokens_at_once + 20)
         ]
@@ -379,7 +379,7 @@ def test_wrong_tokens_are_limited_and_then_the_right_one_is_refused_alike(tmp_pa
 
         statuses = [answer.status for answer in wrong]
         assert statuses[: WIDE.wrong_tokens_at_once] == [401] * WIDE.wrong_tokens_at_once
-        assert set(statuses[WIDE.wrong_tokens_at_once + 2 :]) == {429}
+        assert set(statuses[WIDE.wrong_tokens_at_once :]) == {429}
         assert right.status == 429
         assert right.body == wrong[-1].body
         # Whoever guesses nothing is not held back, nor is another address.
@@ -387,7 +387,6 @@ def test_wrong_tokens_are_limited_and_then_the_right_one_is_refused_alike(tmp_pa
         assert api.get("/status", token=None).status == 401
         with secured(api, "127.0.0.4") as sock:
             assert said(sock, head(api)).status == 200
-        until(lambda: api.get("/status").status == 200, "another chance")
 
 
 def test_a_thousand_guesses_are_ten_answers_and_no_more_log(tmp_path):
