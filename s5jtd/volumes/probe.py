@@ -39,7 +39,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 _HINTS: Final[Mapping[type[VolumeError], str]] = {
     VolumeMissing: "mount it, or correct `volumes` in the configuration",
-    VolumeReadOnly: "look for the cause in `journalctl -k`, then mount it writable",
+    VolumeReadOnly: "look for the cause in `journalctl -k`, then mount it writable; one that is new to the"
+    " service: s5jtd volumes dropin --write && systemctl restart s5jtd",
     VolumeFull: "make room on it, or give it a larger `reserve`",
     VolumeFailed: "look for disk errors in `journalctl -k`",
 }
