@@ -182,7 +182,16 @@ def limit(options: argparse.Namespace) -> None:
                 )
             begin = time.monotonic() + SETTLE_SECONDS
             time.sleep(options.seconds + SETTLE_SECONDS)
-            least, most = windows(passed, begin, time.monotonic(), rate)
+            now = time.monotonic()
+            least, most = windows(passed, begin, now, rate)
+            if options.seconds_shown:
+                first = begin - SETTLE_SECONDS
+                print(
+                    *(
+                        round(between(passed, first + n, first + n + 1) / rate, 2)
+                        for n in range(int(now - first))
+                    )
+                )
             chosen = dict(appliance.status()["jobs"][0]["concurrency"])[options.direction]
             print(
                 f"{options.direction} {options.objects} {text}: {least:.2f} to {most:.2f}"
@@ -243,7 +252,7 @@ def far(options: argparse.Namespace) -> None:
                 appliance.configure(
                     {
                         "name": "job", "source": side(server, "here", url=line.url),
-                        "destination": side(server, "there"), "preserve": [],
+                        "destination": side(server, "there"),
                     },
                 )  # fmt: skip
                 appliance.start()
@@ -265,6 +274,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", default=["30Mbit/s", "5Mbit/s"])
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--engine", default="s5cmd")
+    parser.add_argument("--seconds-shown", action="store_true", help="of limit: the share of each second")
     options = parser.parse_args()
     modes[options.mode](options)
 

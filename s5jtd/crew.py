@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -28,6 +27,8 @@ if TYPE_CHECKING:  # it builds this; the types alone go round
 
 #: Pullers and pushers of a volume: one seals or checks while the other transfers.
 SLOTS = 2
+#: Checks of a volume at a time.  Most of them wait for a server, which may be far; few of them hash.
+CHECKERS = 32
 
 
 def volume_of(config: VolumeConfig, key: bytes) -> Volume:
@@ -50,7 +51,7 @@ class Crew:
 
     def hire(self, volume: Volume) -> list[Worker]:
         """The workers of one volume, not started yet."""
-        self._hashing[volume.name] = ThreadPoolExecutor(max(2, os.cpu_count() or 1), f"check {volume.name}")
+        self._hashing[volume.name] = ThreadPoolExecutor(CHECKERS, f"check {volume.name}")
         self._stages[volume.name] = list(self._stages_of(volume))
         return [self._app.hire_one(stage, critical=False) for stage in self._stages[volume.name]]
 

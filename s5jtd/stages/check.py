@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from s5jtd.errors import EndpointError, ObjectError, ObjectGone, VolumeFailed
 from s5jtd.integrity.evidence import etag_kind, etag_parts, judge, sane_upload_part_size, wanted_for
@@ -21,6 +24,10 @@ from s5jtd.stages.resuming import is_large, part_bytes
 #: Where nothing else decides, objects above this size are uploaded in parts of this size.
 UPLOAD_PART_BYTES = 64 * 1024 * 1024
 
+#: To be held while a disk is read.
+Readers = threading.Semaphore | contextlib.nullcontext[None]
+NO_LIMIT: Final[Readers] = contextlib.nullcontext()
+
 SOURCE_MISMATCH = "source_mismatch"
 DESTINATION_MISMATCH = "destination_mismatch"
 
@@ -28,10 +35,11 @@ DESTINATION_MISMATCH = "destination_mismatch"
 class StagedCheck:
     """Compares a pulled file with the source's evidence, and asks the source no more than it must."""
 
-    def __init__(self, job: Job, client: S3Client) -> None:
-        """`client` speaks to the endpoint the bytes came from."""
+    def __init__(self, job: Job, client: S3Client, readers: Readers = NO_LIMIT) -> None:
+        """`client` speaks to the endpoint the bytes came from; `readers` lets few read the disk at a time."""
         self._job = job
         self.client = client
+        self._readers = readers
 
     def __call__(self, item: Item, data_fd: int, name: str, beat: Callable[[int], None]) -> Staged | Returned:
         """Hash the file once and judge it.
@@ -48,7 +56,8 @@ class StagedCheck:
             item.etag, item.size, source_part, upload_part, self._job.config.sha256,
             whole_md5=self._job.destination.whole_md5,
         )  # fmt: skip
-        digests = hash_file(data_fd, name, wanted, beat=beat)
+        with self._readers:
+            digests = hash_file(data_fd, name, wanted, beat=beat)
         return self.settle(item, digests, part_answer, upload_part if item.size > upload_part else None, beat)
 
     def settle(

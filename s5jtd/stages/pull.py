@@ -181,7 +181,7 @@ class Pull:
         with ChunkFolder(volume.fd, chunk.name, create=True) as folder:
             records.write_promise(folder, job, chunk, volume, items)
             work = _Work(
-                job, chunk, folder, StagedCheck(job, endpoint.client),
+                job, chunk, folder, StagedCheck(job, endpoint.client, self.volume.readers),
                 {file_name(item.id): item for item in items}, beat,
             )  # fmt: skip
             lane = Lane(job.id, Direction.PULL)
@@ -412,7 +412,7 @@ class Pull:
                 drop_cache(folder.data_fd, file_name(item.id))
         with job.source.endpoints.lease() as endpoint:
             work = _Work(
-                job, chunk, folder, StagedCheck(job, endpoint.client),
+                job, chunk, folder, StagedCheck(job, endpoint.client, self.volume.readers),
                 {file_name(item.id): item for item in items}, beat,
             )  # fmt: skip
             # The attempt counts: what brought the daemon down must not do so for ever.

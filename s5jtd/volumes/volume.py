@@ -76,6 +76,8 @@ class Volume:
         self.ledger_id = 0
         self.device = 0
         self.pace = Pace()
+        #: Who reads much of it at once; more at a time would only make a disk seek.
+        self.readers = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
         self.draining = False  #: an operator wants it empty
         #: Something changed that may bring it back: it is tried at once and not when its turn comes.
         self.nudged = False
