@@ -15,7 +15,7 @@ import pytest
 
 from s5jtd.errors import EndpointDown, VolumeFailed
 from s5jtd.ledger.adoption import Fate, _Known, fate
-from s5jtd.ledger.rows import Chunk, Delivered, Item, Staged
+from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned, Staged
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.verify import verify_all
@@ -110,6 +110,13 @@ class Site:
             chunk, items = taken
             delivered = [Delivered(item, "x", Evidence.ETAG) for item in items]
             self.ledger.settle_push(chunk, delivered, [], "http://d")
+
+    def park(self) -> None:
+        """The destination refuses everything that is staged."""
+        while taken := self.ledger.take_push(self.volume.ledger_id, [self.job.id]):
+            chunk, items = taken
+            refused = [Returned(item, State.PARKED, "object_refused", "no") for item in items]
+            self.ledger.settle_push(chunk, [], refused, "http://d")
 
     def recover(self, *, again: bool = False) -> None:
         jobs = {self.job.id: self.job}
@@ -327,6 +334,46 @@ def test_a_version_that_a_newer_delivery_overtook_is_not_sent_after_it(site: Sit
     assert site.folders() == [chunk.name]
 
 
+@pytest.mark.parametrize("newer_first", [False, True])
+def test_of_two_versions_on_the_volume_only_the_newer_is_sent_whichever_is_found_first(
+    site: Site, newer_first: bool
+) -> None:
+    """The older one was parked when the source was overwritten; then the ledger was lost."""
+    sealed = site.stage(*KEYS[:2], etag="old", modified_ms=1)
+    site.park()
+    later = site.stage(KEYS[0], etag="new", modified_ms=2)
+    site.lose_the_ledger()
+    names = sorted(["0" * 16, "1" * 16], reverse=newer_first)
+    for chunk, name in zip((sealed, later), names, strict=True):
+        (site.volume.path / "s5jtd" / chunk.name).rename(site.volume.path / "s5jtd" / name)
+
+    site.recover()
+
+    taken = (
+        site.ledger.take_push(site.volume.ledger_id, [site.job.id]),
+        site.ledger.take_push(site.volume.ledger_id, [site.job.id]),
+    )
+    due = {item.key: item.etag for one in taken if one for item in one[1]}
+    assert due == {KEYS[0]: "new", KEYS[1]: "old"}
+
+
+def test_a_parked_version_that_was_overtaken_leaves_its_chunk_while_others_wait_in_it(site: Site) -> None:
+    """With a lost ledger nobody could tell that it is not to be sent, once the newer one is delivered."""
+    parked = site.stage(*KEYS[:2], etag="old", modified_ms=1)
+    site.park()
+    newer = site.stage(KEYS[0], etag="new", modified_ms=2)
+    site.recover(again=True)
+    assert site.copies() == {bytes_of(KEYS[1], "old"), bytes_of(KEYS[0], "new")}
+    site.deliver()
+    shutil.rmtree(site.volume.path / "s5jtd" / newer.name)  # as it is released
+    site.lose_the_ledger()
+
+    site.recover()
+
+    assert site.states() == {KEYS[1]: "staged"}
+    assert site.folders() == [parked.name]
+
+
 def test_an_older_ledger_takes_in_the_newer_version_and_keeps_the_old_delivery(site: Site) -> None:
     """The ledger was put back to an older copy: the volume knows better what the source held last."""
     site.stage(KEYS[0], etag="new", modified_ms=2)
@@ -421,6 +468,10 @@ ITEM = Item(7, b"k", 10, "e", 5, 0)
         (State.SEEN, replace(ITEM, etag="f", modified_ms=6), False, False, Fate.KEEP),
         (State.SEEN, replace(ITEM, etag="f", modified_ms=6), False, True, Fate.DROP),
         (State.SEEN, replace(ITEM, etag="f", modified_ms=4), False, False, Fate.TAKE),
+        (State.STAGED, replace(ITEM, etag="f", modified_ms=4), True, False, Fate.TAKE),
+        (State.PARKED, replace(ITEM, etag="f", modified_ms=4), True, False, Fate.TAKE),
+        (State.PUSHING, replace(ITEM, etag="f", modified_ms=4), True, False, Fate.KEEP),
+        (State.STAGED, replace(ITEM, etag="f", modified_ms=6), True, False, Fate.KEEP),
         (State.DELIVERED, replace(ITEM, etag="f", modified_ms=6), False, False, Fate.DROP),
         (State.DELIVERED, replace(ITEM, etag="f", modified_ms=5), False, False, Fate.KEEP),
         (State.DELIVERED, replace(ITEM, etag="f", modified_ms=4), False, False, Fate.TAKE),
@@ -430,7 +481,7 @@ ITEM = Item(7, b"k", 10, "e", 5, 0)
 def test_a_copy_goes_only_when_its_version_or_a_newer_one_is_delivered(
     state: State | None, known: Item | None, aboard: bool, past: bool, wanted: Fate
 ) -> None:
-    row = None if known is None or state is None else _Known(known, state, aboard)
+    row = None if known is None or state is None else _Known(known, state, 1 if aboard else None)
 
     assert fate(row, past, ITEM) is wanted
 
@@ -438,6 +489,6 @@ def test_a_copy_goes_only_when_its_version_or_a_newer_one_is_delivered(
 def test_without_an_etag_the_date_tells_the_version() -> None:
     found = replace(ITEM, etag="")
 
-    assert fate(_Known(found, State.DELIVERED, False), False, found) is Fate.DROP
-    later = _Known(replace(found, modified_ms=9), State.SEEN, False)
+    assert fate(_Known(found, State.DELIVERED, None), False, found) is Fate.DROP
+    later = _Known(replace(found, modified_ms=9), State.SEEN, None)
     assert fate(later, False, found) is Fate.KEEP

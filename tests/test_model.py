@@ -314,6 +314,9 @@ class Model(RuleBasedStateMachine):
         # Also while a newer version is on its way: the destination had this one.
         if version in known.past and version != known.version:
             return "drop"
+        # At rest: the older one is not to be sent before it.
+        if version > known.version and known.state in (State.STAGED, State.PARKED):
+            return "take"
         if known.aboard or known.state in (State.PULLING, State.STAGED, State.PUSHING):
             return "keep"
         if known.version == version:

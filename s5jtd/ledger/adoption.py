@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from s5jtd.ledger.moves import count, keep_delivery, move, move_chunk
+from s5jtd.ledger.moves import count, disembark, keep_delivery, move, move_chunk
 from s5jtd.ledger.rows import Chunk, Item, Staged
 from s5jtd.ledger.states import ChunkState, State
 
@@ -102,7 +102,11 @@ class _Known:
 
     item: Item
     state: State
-    aboard: bool
+    chunk_id: int | None  #: the chunk in whose folder its file is; None: it has none
+
+    @property
+    def aboard(self) -> bool:
+        return self.chunk_id is not None
 
 
 def fate(known: _Known | None, past: bool, found: Item) -> Fate:
@@ -110,14 +114,17 @@ def fate(known: _Known | None, past: bool, found: Item) -> Fate:
     if known is None:
         return Fate.TAKE
     same = _same_version(known.item, found)
+    newer = not same and found.modified_ms > known.item.modified_ms
     if known.state is State.DELIVERED and (same or found.modified_ms < known.item.modified_ms):
         return Fate.DROP
     if past and not same:
         return Fate.DROP
+    if newer and known.state in (State.STAGED, State.PARKED):
+        return Fate.TAKE  # what it overtakes is not to be sent any more, least of all before it
     if known.aboard or known.state in (State.PULLING, State.STAGED, State.PUSHING):
         return Fate.KEEP
     # With a version that is newer than the ledger's, the ledger is the older of the two.
-    return Fate.TAKE if same or found.modified_ms > known.item.modified_ms else Fate.KEEP
+    return Fate.TAKE if same or newer else Fate.KEEP
 
 
 def _fate(sql: sqlite3.Connection, job_id: int, found: Item) -> Fate:
@@ -135,11 +142,21 @@ def _fate(sql: sqlite3.Connection, job_id: int, found: Item) -> Fate:
 
 def _known(sql: sqlite3.Connection, job_id: int, key: bytes) -> _Known | None:
     row = sql.execute(
-        "SELECT id, key, size, etag, modified_ms, attempts, state, aboard FROM objects"
+        "SELECT id, key, size, etag, modified_ms, attempts, state, iif(aboard, chunk_id, NULL) FROM objects"
         " WHERE job_id = ? AND key = ?",
         (job_id, key),
     ).fetchone()
-    return row and _Known(Item(*row[:6]), State(row[6]), bool(row[7]))
+    return row and _Known(Item(*row[:6]), State(row[6]), row[7])
+
+
+def _overtake(sql: sqlite3.Connection, item: Item, chunk_id: int) -> None:
+    """The file of an older version is not to be pushed any more; a chunk without another one rests."""
+    disembark(sql, chunk_id, [(item.id, item.size)], delivered=False)
+    sql.execute(
+        "UPDATE chunks SET state = 'resting' WHERE id = ? AND state = 'sealed' AND NOT EXISTS (SELECT 1 FROM"
+        " objects INDEXED BY objects_aboard WHERE chunk_id = chunks.id AND aboard = 1 AND state = ?)",
+        (chunk_id, State.STAGED),
+    )
 
 
 def _same_version(one: Item, other: Item) -> bool:
@@ -171,6 +188,8 @@ def _readmit(sql: sqlite3.Connection, job_id: int, found: Item, now: int) -> Ite
         return replace(found, id=int(made.lastrowid or 0))
     if known.state is State.DELIVERED:
         keep_delivery(sql, known.item.id)
+    if known.chunk_id is not None:
+        _overtake(sql, known.item, known.chunk_id)
     if known.state is not State.SEEN:
         move(sql, job_id, known.state, State.SEEN, [known.item], "since_ms = ?", [(now,)])
     sql.execute(

@@ -228,6 +228,11 @@ class Views:
         )
         return [(_staged_item(row), row[6]) for row in rows]
 
+    def files(self, chunk_id: int) -> list[int]:
+        """The ids of the objects with a file in a chunk's folder, whatever their state."""
+        query = "SELECT id FROM objects INDEXED BY objects_aboard WHERE chunk_id = ? AND aboard = 1"
+        return [id_ for (id_,) in self._db.reading().execute(query, (chunk_id,))]
+
     def all_delivered(self, chunk_id: int) -> bool:
         """Whether no file of a chunk is needed any more.
 

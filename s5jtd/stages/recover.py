@@ -53,6 +53,7 @@ class Recover:
         try:
             self._half_pulled(volume, beat)
             self._of_no_chunk(volume)
+            self._overtaken(volume)
         except OSError as error:
             raise volume_error(error, str(volume.path)) from error
 
@@ -69,6 +70,7 @@ class Recover:
             for name in sorted(there - alive):
                 with contextlib.suppress(Busy):
                     self._settle_stranger(volume, name)
+            self._overtaken(volume)
         except OSError as error:
             raise volume_error(error, str(volume.path)) from error
 
@@ -94,6 +96,16 @@ class Recover:
                 self._settle_stranger(volume, name)
             except Busy as error:
                 raise VolumeFailed(str(error), hint=error.hint) from error
+
+    def _overtaken(self, volume: Volume) -> None:
+        """Remove what waits for nobody beside parked objects: versions that newer ones took the place of.
+
+        Its seal still vouches for such a file, and a ledger that lost its memory would send it.
+        """
+        for chunk in self._ledger.views.chunks(volume.ledger_id, ChunkState.RESTING):
+            keep = frozenset(file_name(id_) for id_ in self._ledger.views.files(chunk.id))
+            with contextlib.suppress(Busy, FileNotFoundError), ChunkFolder(volume.fd, chunk.name) as folder:
+                folder.sweep(keep)
 
     def _settle_stranger(self, volume: Volume, name: str) -> None:
         if self._fold_in(volume, name):
