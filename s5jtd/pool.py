@@ -144,7 +144,10 @@ class Pool:
             self.fail(volume, error)
             volume.detach()
             return False
-        self._be_well(volume)
+        if volume.only_read:
+            self.fail(volume, volume.only_read)
+        else:
+            self._be_well(volume)
         log.info("volume_attached", volume=volume.name, path=str(volume.path), uuid=stamp.uuid)
         return True
 
@@ -292,7 +295,11 @@ class Pool:
 
     def _try_to_write(self, volume: Volume) -> None:
         """A volume that was mounted read-only may be writable again."""
-        probe.write_probe(volume.fd)
+        if volume.only_read:
+            stamp = volume.mark()
+            self._ledger.enrol_volume(stamp.uuid, volume.name, str(volume.path), stamp.attach_epoch)
+        else:
+            probe.write_probe(volume.fd)
         self._be_well(volume)
         log.info("volume_writable", volume=volume.name)
 
@@ -382,8 +389,11 @@ class Watch:
         """Look once; let go of a volume that failed, and try to take it up again."""
         volume = self.volume
         if volume.attached and volume.state.gives_pushes:
+            unsettled = volume.only_read is not None
             try:
                 self._pool.watch(volume)
+                if unsettled:  # what could not be removed or moved before can be now
+                    self._look_at = time.monotonic()
                 self._look_again()
                 if volume.state is VolumeState.DRAINING:
                     self._pool.let_go(volume)
@@ -391,7 +401,7 @@ class Watch:
                 self._pool.fail(volume, error)
         if not volume.state.owes_space:
             self._pool.take_back(volume)
-        # One that was full or read-only when it was to be attached is in such a state, and not attached.
+        # One that was full when it was to be attached is in such a state, and not attached.
         useless = not volume.attached or not volume.state.gives_pushes
         if useless and not volume.in_use and (volume.nudged or self._shy.is_over):
             self._take_up(volume, beat)

@@ -374,6 +374,21 @@ def test_a_parked_version_that_was_overtaken_leaves_its_chunk_while_others_wait_
     assert site.folders() == [parked.name]
 
 
+def test_a_chunk_that_was_put_off_keeps_what_it_has_while_its_volume_is_in_use(site: Site) -> None:
+    """Half of a large object waits in it for its turn, and nobody holds its folder meanwhile."""
+    site.see(b"large")
+    site.ledger.plan(site.job.id, site.volume.ledger_id, site.ledger.views.candidates(site.job.id, 1), 0)
+    chunk = site.ledger.take_pull(site.volume.ledger_id)
+    assert chunk is not None
+    ChunkFolder(site.volume.fd, chunk.name, create=True).close()
+    part = site.path(chunk.name, "1.part")
+    part.write_bytes(b"half")
+
+    site.recover(again=True)
+
+    assert part.exists()
+
+
 def test_an_older_ledger_takes_in_the_newer_version_and_keeps_the_old_delivery(site: Site) -> None:
     """The ledger was put back to an older copy: the volume knows better what the source held last."""
     site.stage(KEYS[0], etag="new", modified_ms=2)

@@ -15,7 +15,7 @@ from s5jtd.ledger.store import Ledger
 from tests.appliance import some_objects, until
 from tests.nursery import why_not_watched
 from tests.powercut import JOB, Round, Site
-from tests.tampering import CHANGES, mend
+from tests.tampering import CHANGES, delete, mend
 
 KILLS = 10
 #: Enough that moving them takes many chunks.
@@ -113,19 +113,39 @@ def test_a_volume_that_was_read_only_is_used_again_when_it_is_not(make: Callable
     assert appliance.status()["problems"] == []
 
 
-def test_a_volume_that_is_read_only_at_the_start_is_taken_up_when_it_is_not(
-    make: Callable[..., Site],
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["with its ledger", "with a new ledger"])
+def test_d8_a_volume_that_is_read_only_at_the_start_is_pushed_from_and_settled_when_it_is_not(
+    make: Callable[..., Site], is_forgotten: bool
 ) -> None:
+    """Nothing is pulled onto it, and what was delivered goes once it can."""
     struck = make({"volume-1": "ext4"})
     appliance, system = struck.appliance, struck.systems["volume-1"]
-    system.remount("ro")
-    struck.source.fill(struck.here, {b"k": b"x"})
+    good = appliance.config_path.read_text()
+    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
+    struck.source.fill(struck.here, some_objects(20))
     appliance.start()
+    until(lambda: appliance.counted() == {"staged": 20}, "all staged")
+    appliance.stop(signal.SIGKILL)
+    appliance.config_path.write_text(good)
+    system.remount("ro")
+    struck.source.fill(struck.here, {b"later": b"x"})
+    if is_forgotten:
+        delete(struck.state_dir / "ledger.db", Path())
+
+    appliance.start()
+
     assert appliance.status()["volumes"][0]["state"] == "readonly"
+    until(lambda: appliance.counted() == {"delivered": 20, "seen": 1}, "the delivery of what it holds")
+    assert len(struck.left_behind()) > 0
 
     system.remount("rw")
 
-    assert appliance.settled() == {"delivered": 1}
+    assert appliance.settled() == {"delivered": 21}
+    until(lambda: not struck.left_behind(), "an empty volume")
+    assert struck.differences() == []
+    assert appliance.status()["problems"] == []
+    assert appliance.stop() == 0
+    assert max(struck.new_puts().values()) == 1
 
 
 def test_a_disk_that_dies_when_nothing_could_be_pulled_ends_nothing_else(make: Callable[..., Site]) -> None:

@@ -100,7 +100,8 @@ class Batch:
     remote: Remote
     transfers: tuple[Transfer, ...]
     data_fd: int  #: directory descriptor of the chunk's data folder; it stays open during the run
-    batch_file: Path  #: where the engine may write its command list, e.g. /proc/self/fd/N/pull.batch
+    #: Where the engine may write its command list, such as /proc/self/fd/N/pull.batch; None: in memory.
+    batch_file: Path | None
     workers: int  #: objects at a time
     parts: int = 4  #: ranges or parts of one object at a time
     #: Which engine is to carry what several could; what only one can carry goes with that one.

@@ -292,9 +292,12 @@ def _straight(
 
 
 @contextlib.contextmanager
-def _batch_file(path: Path, commands: bytes) -> Iterator[int]:
-    """A file with the commands, open for the process to be started."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _batch_file(path: Path | None, commands: bytes) -> Iterator[int]:
+    """A file with the commands, open for the process to be started; without a path it is in memory."""
+    if path is None:
+        descriptor = os.memfd_create("batch", os.MFD_CLOEXEC)
+    else:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(commands)

@@ -39,18 +39,28 @@ class Adoption:
 
 
 def adopt(
-    sql: sqlite3.Connection, job_id: int, volume_id: int, name: str, found: Sequence[Staged], now: int
+    sql: sqlite3.Connection,
+    job_id: int,
+    volume_id: int,
+    name: str,
+    found: Sequence[Staged],
+    now: int,
+    *,
+    stay: bool = False,
 ) -> Adoption:
     """Promise the objects of a found chunk to a chunk of the ledger, as a plan does: `pulling`.
 
     That is the chunk itself, if all of it is taken and under the ids it has; otherwise a new one on the
     same volume, into which the files have to be moved.  The new ledger may have given the old ids to
-    other keys, and a file's name is all that says whose it is.
+    other keys, and a file's name is all that says whose it is.  With `stay` no file can be moved: a chunk
+    that would need it is kept as a whole.
     """
     fates = {one.item.id: _fate(sql, job_id, one.item) for one in found}
     wanted = [one.item for one in found if fates[one.item.id] is Fate.TAKE]
     needless = frozenset(id_ for id_, fate in fates.items() if fate is Fate.DROP)
     kept = len(found) - len(wanted) - len(needless)
+    if stay and wanted and (kept or not all(_keeps_its_id(sql, job_id, item) for item in wanted)):
+        return Adoption(None, {}, frozenset(), len(found))
     taken = {item.id: _readmit(sql, job_id, item, now) for item in wanted}
     if not taken:
         return Adoption(None, {}, needless, kept)
@@ -159,6 +169,14 @@ def _overtake(sql: sqlite3.Connection, item: Item, chunk_id: int) -> None:
     )
 
 
+def _keeps_its_id(sql: sqlite3.Connection, job_id: int, found: Item) -> bool:
+    """Whether `_readmit` would give an object the id that its file is named by."""
+    known = _known(sql, job_id, found.key)
+    if known is not None:
+        return known.item.id == found.id
+    return sql.execute("SELECT 1 FROM objects WHERE id = ?", (found.id,)).fetchone() is None
+
+
 def _same_version(one: Item, other: Item) -> bool:
     """As the scan sees it: the modified time decides only where there is no ETag."""
     same = (one.size, one.etag) == (other.size, other.etag)
@@ -169,12 +187,12 @@ def _readmit(sql: sqlite3.Connection, job_id: int, found: Item, now: int) -> Ite
     """Make the object `seen` in the version that was found; the object as the ledger has it then."""
     known = _known(sql, job_id, found.key)
     if known is None:
-        taken = sql.execute("SELECT 1 FROM objects WHERE id = ?", (found.id,)).fetchone()
+        free = _keeps_its_id(sql, job_id, found)
         made = sql.execute(
             "INSERT INTO objects (id, job_id, key, size, etag, modified_ms, state, since_ms, seen_at_ms)"
             " VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
             (
-                None if taken else found.id,
+                found.id if free else None,
                 job_id,
                 found.key,
                 found.size,

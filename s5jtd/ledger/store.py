@@ -398,10 +398,12 @@ class Ledger:
         with self._db.writing(intake=bool(unknown)) as sql:
             return settle(sql, job_id, doubts, unknown, found, self._now())
 
-    def adopt(self, job_id: int, volume_id: int, name: str, found: Sequence[Staged]) -> Adoption:
+    def adopt(
+        self, job_id: int, volume_id: int, name: str, found: Sequence[Staged], *, stay: bool = False
+    ) -> Adoption:
         """Begin to take a sealed chunk that the ledger does not count on back in: see `adoption`."""
         with self._db.writing() as sql:
-            return adopt(sql, job_id, volume_id, name, found, self._now())
+            return adopt(sql, job_id, volume_id, name, found, self._now(), stay=stay)
 
     def lose(self, chunk: Chunk) -> int:
         """The folder of a chunk at rest is gone: see `adoption`; how many objects must travel again."""

@@ -355,13 +355,13 @@ class Pull:
         """Take up a chunk that an earlier life left half pulled; how many of its objects were whole.
 
         A seal is believed as it stands; without one each file is checked like a fresh one, and only
-        what is missing is pulled again.
+        what is missing is pulled again.  On a volume that can only be read there is nothing but seals.
 
         Raises:
             VolumeError: the volume cannot be read.
         """
         items = self._ledger.views.pulling(chunk.id)
-        job = self._jobs().get(chunk.job_id)
+        job = None if self.volume.only_read else self._jobs().get(chunk.job_id)
         if job is not None and self._goes_on(job, chunk, items):
             return 0
         try:

@@ -38,7 +38,7 @@ from s5jtd.stages.job import Job, batch_path
 from s5jtd.stages.resuming import UploadBook, is_large
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
-from s5jtd.volumes.volume import Volume
+from s5jtd.volumes.volume import Volume, VolumeState
 from s5jtd.worker import Bell
 
 log = structlog.get_logger(__name__)
@@ -279,6 +279,7 @@ class Push:
         def on_outcome(outcome: Outcome) -> None:
             outcomes[outcome.name] = outcome
 
+        writable = self.volume.state is not VolumeState.READONLY
         lane = Lane(job.id, Direction.PUSH)
         started = time.monotonic()
         choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
@@ -294,8 +295,8 @@ class Push:
         run = self._engine.run(
             Batch(
                 Direction.PUSH, remote, tuple(transfer(name, item) for name, item in items.items()),
-                folder.data_fd, batch_path(folder.fd, "push.batch"), choice.workers, choice.parts,
-                job.config.engine, book,
+                folder.data_fd, batch_path(folder.fd, "push.batch") if writable else None, choice.workers,
+                choice.parts, job.config.engine, book,
             ),
             on_outcome=on_outcome,
             on_progress=on_progress,

@@ -26,6 +26,8 @@ from s5jtd.volumes.volume import Volume
 log = structlog.get_logger(__name__)
 
 _ALIVE = (ChunkState.SEALED, ChunkState.PUSHING, ChunkState.RESTING)
+#: Also one that was put off with half of a large object, and one that is being pulled.
+_KNOWN = (ChunkState.PLANNED, ChunkState.PULLING, *_ALIVE)
 
 
 class Recover:
@@ -45,7 +47,7 @@ class Recover:
         self._puller = puller
 
     def __call__(self, volume: Volume, beat: Callable[[], None]) -> None:
-        """Settle one volume.
+        """Settle one volume; of one that can only be read, what can be without a change to it.
 
         Raises:
             VolumeError: it cannot be read or written.
@@ -53,7 +55,8 @@ class Recover:
         try:
             self._half_pulled(volume, beat)
             self._of_no_chunk(volume)
-            self._overtaken(volume)
+            if not volume.only_read:
+                self._overtaken(volume)
         except OSError as error:
             raise volume_error(error, str(volume.path)) from error
 
@@ -66,8 +69,8 @@ class Recover:
         try:
             # In this order: a folder's chunk is in the ledger before the folder is made.
             there = frozenset(chunks.chunk_names(volume.fd))
-            alive = {chunk.name for chunk in self._ledger.views.chunks(volume.ledger_id, *_ALIVE)}
-            for name in sorted(there - alive):
+            known = {chunk.name for chunk in self._ledger.views.chunks(volume.ledger_id, *_KNOWN)}
+            for name in sorted(there - known):
                 with contextlib.suppress(Busy):
                     self._settle_stranger(volume, name)
             self._overtaken(volume)
@@ -108,7 +111,7 @@ class Recover:
                 folder.sweep(keep)
 
     def _settle_stranger(self, volume: Volume, name: str) -> None:
-        if self._fold_in(volume, name):
+        if self._fold_in(volume, name) and not volume.only_read:
             chunks.remove(volume.fd, name)
 
     def _fold_in(self, volume: Volume, name: str) -> bool:
@@ -133,8 +136,10 @@ class Recover:
 
     def _adopt(self, volume: Volume, folder: ChunkFolder, job: Job, sealed: Sequence[Staged]) -> bool:
         here = [one for one in sealed if folder.holds(file_name(one.item.id), one.item.size)]
-        adoption = self._ledger.adopt(job.id, volume.ledger_id, folder.name, here)
-        folder.unlink(file_name(id_) for id_ in adoption.needless)
+        stay = volume.only_read is not None
+        adoption = self._ledger.adopt(job.id, volume.ledger_id, folder.name, here, stay=stay)
+        if not volume.only_read:
+            folder.unlink(file_name(id_) for id_ in adoption.needless)
         if adoption.kept or adoption.taken:
             log.info(
                 "chunk_folded_in", chunk=folder.name, volume=volume.name,
@@ -146,9 +151,9 @@ class Recover:
             replace(one, item=adoption.taken[one.item.id]) for one in here if one.item.id in adoption.taken
         ]
         in_place = adoption.chunk.name == folder.name
-        if in_place:
+        if in_place and not volume.only_read:
             folder.sweep(frozenset(file_name(one.item.id) for one in staged))
-        else:
+        elif not in_place:
             _move_over(volume, folder, job, adoption.chunk, adoption.taken, staged)
         self._ledger.settle_pull(adoption.chunk, staged, [], None)
         return not (in_place or adoption.kept)

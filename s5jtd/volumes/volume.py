@@ -79,6 +79,8 @@ class Volume:
         #: Who reads much of it at once; more at a time would only make a disk seek.
         self.readers = threading.BoundedSemaphore(max(2, os.cpu_count() or 1))
         self.draining = False  #: an operator wants it empty
+        #: Why it was attached without a change to it; it is pushed from, and settled once it can be written.
+        self.only_read: VolumeReadOnly | None = None
         #: Something changed that may bring it back: it is tried at once and not when its turn comes.
         self.nudged = False
         self._fd = -1
@@ -114,7 +116,7 @@ class Volume:
         return self.stamp.uuid if self.stamp else ""
 
     def attach(self, uuid_at_path: str | None, epoch_of: Callable[[str], int]) -> Stamp:
-        """Pin the folder, prove that it is our volume and writable, and raise its epoch.
+        """Pin the folder, prove that it is our volume, and raise its epoch, or note in `only_read` why not.
 
         `uuid_at_path` is the volume that was here last, `epoch_of` tells the last epoch seen of a
         UUID.  An empty folder that was never used is stamped; one that was, or that the system's
@@ -129,10 +131,13 @@ class Volume:
             raise probe.volume_error(error, str(self.path)) from error
         try:
             stamp = self._prove(fd, uuid_at_path, epoch_of)
-            probe.write_probe(fd)
-            stamp = dataclasses.replace(stamp, attach_epoch=stamp.attach_epoch + 1)
-            write_stamp(fd, stamp, self.key)
-            chunks.make_tree(fd)
+            only_read = None
+            try:
+                stamp = self._mark(fd, stamp)
+            except VolumeReadOnly as error:
+                if not stamp.attach_epoch:  # it never was in use, so it holds nothing
+                    raise
+                only_read = error
             device = os.fstat(fd).st_dev
         except OSError as error:
             os.close(fd)
@@ -142,7 +147,29 @@ class Volume:
             raise
         with self._lock:
             self._fd, self.stamp, self.device = fd, stamp, device
-            self._sync_failed = False
+            self.only_read, self._sync_failed = only_read, False
+        return stamp
+
+    def mark(self) -> Stamp:
+        """Raise the epoch of an attached volume that can be written again.
+
+        Raises:
+            VolumeError: it cannot.
+        """
+        if self.stamp is None:
+            raise VolumeMissing(str(self.path))
+        self.stamp = self._mark(self.fd, self.stamp)
+        self.only_read = None
+        return self.stamp
+
+    def _mark(self, fd: int, stamp: Stamp) -> Stamp:
+        try:
+            probe.write_probe(fd)
+            stamp = dataclasses.replace(stamp, attach_epoch=stamp.attach_epoch + 1)
+            write_stamp(fd, stamp, self.key)
+            chunks.make_tree(fd)
+        except OSError as error:
+            raise probe.volume_error(error, str(self.path)) from error
         return stamp
 
     def _prove(self, fd: int, uuid_at_path: str | None, epoch_of: Callable[[str], int]) -> Stamp:
