@@ -113,7 +113,7 @@ class Appliance:
 
     def ask(self, method: str, **parameters: Any) -> Any:
         """One request to the control socket."""
-        daemon = Daemon(os.fspath(self.socket), 30)
+        daemon = Daemon(os.fspath(self.socket), WAIT_SECONDS)
         try:
             return daemon.ask(method, parameters)
         finally:

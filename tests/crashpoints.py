@@ -20,13 +20,13 @@ from s5jtctl.client import Failure
 from tests.autopsy import claims, refuted, unsealed
 from tests.filesystems import need_mounts
 from tests.nursery import KILL, Life, Nursery, why_not_watched
-from tests.powercut import ONCE, Site, site, when_free
+from tests.powercut import GONE_SECONDS_MAX, ONCE, Site, site, when_free
 from tests.servers import Server
 
 CUT = "CUT"  #: Killed before the call, and everything not synced is lost.
 FATES = (CUT, KILL, "EIO", "ENOSPC")
 #: A run may take so long to come to its end after an error, which it tries again by itself.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 
 OBJECTS = {f"{ONCE}a": b"", f"{ONCE}b": b"b" * 5000, f"{ONCE}c": b"c" * 300_000}
 
@@ -113,7 +113,7 @@ def _live(struck: Site, life: Life) -> list[str]:
         if time.monotonic() > deadline:
             told = f"it came to no end: {struck.appliance.log()[-2000:]}"
             life.kill()
-            life.wait(10.0)
+            life.wait(GONE_SECONDS_MAX)
             return [told]
         with contextlib.suppress(Failure):
             if _is_done(struck):

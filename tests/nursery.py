@@ -163,7 +163,7 @@ _RAX, _ORIG_RAX = 10 * 8, 15 * 8  # their places in struct user
 _AUDIT_ARCH_X86_64 = 0xC000003E
 #: struct ptrace_syscall_info: op, arch, then, in a seccomp stop, the call's number and arguments.
 _INFO: Final = struct.Struct("=B3xIQQQ6QI4x")
-_SURVIVORS_SECONDS = 10.0
+_SURVIVORS_SECONDS = 90.0
 
 
 def _watched_only(on: str) -> None:
