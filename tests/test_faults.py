@@ -28,8 +28,9 @@ from s5jtd.volumes.seals import read_sealed, write_sealed
 from s5jtd.volumes.volume import Volume
 from s5jtd.worker import Bell, Worker
 from tests import chaos_road
-from tests.appliance import some_objects, until
+from tests.appliance import Appliance, contents, digests, side, some_objects, until
 from tests.chaos_road import Road
+from tests.filesystems import need_mounts
 from tests.impatient import ImpatientNursery
 from tests.servers import Server
 from tests.test_fold_in import Site, site  # noqa: F401  a fixture
@@ -243,6 +244,30 @@ def test_d5_a_file_that_cannot_be_read_any_more_is_pulled_again(road: Road) -> N
     assert road.delivers_all()
     assert once.is_dir(), "nothing went wrong"
     assert "local_rot" in str(road.explain("bad"))
+
+
+def test_n11_a_server_that_moved_to_another_address_is_found_without_a_restart(
+    tmp_path: Path, rclone: Server
+) -> None:
+    """The daemon has a table of hosts of its own, in which the name leads to nobody at first."""
+    need_mounts()
+    here, there, objects = rclone.new_bucket(), rclone.new_bucket(), some_objects(5)
+    rclone.fill(here, objects)
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.9 archive.test\n")
+    in_its_own_world = ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts; exec "$@"', "sh")
+    with Appliance(tmp_path, volumes=1) as appliance:
+        named = side(rclone, here, url=rclone.url.replace("127.0.0.1", "archive.test"))
+        appliance.configure(
+            {"name": "archive", "source": named, "destination": side(rclone, there), "scan_every": "1s"}
+        )
+        appliance.start(prefix=in_its_own_world)
+        until(lambda: appliance.status()["endpoints"][0]["state"] == "down", "the endpoint's absence")
+
+        hosts.write_text("127.0.0.1 archive.test\n")
+
+        until(lambda: appliance.counted() == {"delivered": 5}, "the delivery of all")
+        assert contents(rclone, there) == digests(objects)
 
 
 # Disk and volume
