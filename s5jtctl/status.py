@@ -172,6 +172,7 @@ def _job_progress(job: Job, look: Look) -> list[str]:
             if objects[state]  # type: ignore[literal-required]
         ]
         lines += wrap(f"under way  {', '.join(halves)}", look.width, "  ") if halves else []
+    lines += _at_a_time(job, look)
     detail = f"{', '.join(states)}, {units.count(objects['gone'])} gone, {parked}"
     lines += wrap(detail, look.width, "  ")
     if objects["parked"]:
@@ -181,6 +182,18 @@ def _job_progress(job: Job, look: Look) -> list[str]:
         *lines,
         *(wrap(_resync(last, look.now), look.width, "  ") if (last := job.get("last_resync")) else []),
     ]
+
+
+def _at_a_time(job: Job, look: Look) -> list[str]:
+    """How much was chosen to travel at a time, and why, of each half that moves."""
+    chosen = job.get("concurrency")
+    halves = (("pull", "pulling"), ("push", "pushing"))
+    told = [
+        f"{half} {choice['workers']} ({safe(choice['why'])})"
+        for half, state in halves
+        if chosen and job["objects"][state] and (choice := chosen[half])  # type: ignore[literal-required]
+    ]
+    return wrap(f"at a time  {', '.join(told)}", look.width, "  ") if told else []
 
 
 def _scan(job: Job, now: datetime) -> str:

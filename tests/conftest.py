@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.filesystems import need_mounts
 from tests.impatient import ImpatientNursery
@@ -19,6 +20,12 @@ from tests.servers import (
     running_moto,
     running_rclone,
 )
+
+# How long an example takes is the machine's matter, and a busy one proves nothing wrong.
+settings.register_profile(
+    "any-machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any-machine")
 
 
 @pytest.fixture(autouse=True)

@@ -152,6 +152,18 @@ def test_trouble_comes_first_with_what_to_do_about_it():
     assert screen(status(troubled(), PLAIN)) == TROUBLED_SCREEN
 
 
+def test_a_half_that_moves_says_how_much_at_a_time_and_why() -> None:
+    reply = copy.deepcopy(STATUS)
+    job: Any = reply["jobs"][0]
+    job["objects"]["pulling"] = 5
+    job["concurrency"] = {
+        "pull": {"workers": 57, "parts": 1, "why": "the limit feeds 57"},
+        "push": {"workers": 16, "parts": 4, "why": "usual"},
+    }
+
+    assert "  at a time  pull 57 (the limit feeds 57)" in status(reply, PLAIN)
+
+
 def test_colour_adds_nothing_but_colour():
     coloured = screen(status(troubled(), COLOUR))
     sequences = ["\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"]
