@@ -57,6 +57,7 @@ class Scan:
         self._problems = problems
         self._bell = bell
         self._due = self._rested = time.monotonic()
+        self._looked_at_ms, self._found_some = 0, False
         self.last_error: S5jtError | None = None
         self.passes_done = 0
 
@@ -66,6 +67,7 @@ class Scan:
         if not self._job.scan_requested.is_set() and (not self._is_time(began) or self._paused()):
             return False
         self._job.scan_requested.clear()
+        self._looked_at_ms, self._found_some = int(time.time() * 1000), False
         if self._changes is not None:
             self._changes.begin()
         self._job.scanning = True
@@ -87,9 +89,19 @@ class Scan:
         return self._job.source.folder.changes if self._job.source.folder else None
 
     def _is_time(self, now: float) -> bool:
-        """Whether to look: each `scan_every`, and where something is heard to have changed."""
-        heard = now >= self._rested and self._changes is not None and self._changes.is_due()
-        return heard or now >= self._due
+        """Whether to look: each `scan_every`; sooner where something changed, or may leave."""
+        return now >= self._due or (now >= self._rested and (self._hears() or self._owes()))
+
+    def _hears(self) -> bool:
+        return self._changes is not None and self._changes.is_due()
+
+    def _owes(self) -> bool:
+        folder = self._job.source.folder
+        if folder is None or folder.leave is None:
+            return False
+        if self._found_some:  # which are delivered without ever having been pushed
+            return True
+        return (self._ledger.views.last_delivery_ms(self._job.id) or 0) >= self._looked_at_ms
 
     def _paused(self) -> bool:
         return self._ledger.views.pauses(self._job.id).pull_until_ms is not None
@@ -151,6 +163,7 @@ class Scan:
         unmovable = {key: f"unmovable: {reason}" for key, reason in reasons.items() if reason is not None}
         movable = [listed for listed in fresh if listed.key not in unmovable]
         found = self.already_there(movable, beat)
+        self._found_some |= bool(found)
         self._ledger.admit(
             job.id, pass_id, fresh, found, unmovable, insecure=job.source.insecure or job.destination.insecure
         )  # fmt: skip
