@@ -54,7 +54,10 @@ def missing(sql: sqlite3.Connection) -> list[tuple[int, str]]:
     if owner not in (0, APPLICATION_ID) or (owner == 0 and version):
         raise LedgerError("this database belongs to another program", hint="check state_dir")
     if version > newest:
-        raise LedgerNewer(f"it has version {version}, this program knows {newest}", hint="upgrade s5jtd")
+        raise LedgerNewer(
+            f"it has version {version}, this program knows {newest}",
+            hint="upgrade s5jtd, or go back to the ledger from before the upgrade: INSTALL.md, Going back",
+        )
     return [(number, text) for number, text in steps if number > version]
 
 
