@@ -284,7 +284,7 @@ def test_an_upgrade_copies_the_ledger_first_and_keeps_the_rest(bundle: Path, por
 
 
 def test_it_is_there_again_after_the_next_boot(port: int) -> None:
-    """As far as this can be told without booting; `docs/INSTALL.md` says how it was tried with power cuts."""
+    """As far as this can be told without booting, which takes somebody outside of the machine."""
     assert sh("systemctl is-enabled s5jtd").strip() == "enabled"
     assert "s5jtd.service" in sh("systemctl list-dependencies --plain multi-user.target")
 
