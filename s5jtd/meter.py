@@ -1,8 +1,9 @@
-"""Rates over a sliding window: bytes of each job and direction, as they move."""
+"""Rates: bytes of each job and direction as they move, and what may be foretold from them."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import defaultdict, deque
@@ -11,6 +12,17 @@ from collections.abc import Callable, Iterator
 from s5jtd.model import Direction
 
 WINDOW_SECONDS = 30.0
+#: Of work, before anything is foretold from it: the first seconds of a transfer say nothing of the rest.
+KNOWN_AFTER_SECONDS = 5.0
+#: What was measured before a rest longer than this says nothing of today.
+STALE_AFTER_SECONDS = 900.0
+#: What an object costs beside its bytes, in bytes: ten thousand small ones take longer than their sum tells.
+OBJECT_WORTH_BYTES = 64 << 10
+
+
+def worth(size_bytes: int, objects: int) -> int:
+    """Work as it is foretold: bytes, with what their objects cost besides."""
+    return size_bytes + objects * OBJECT_WORTH_BYTES
 
 
 class Meter:
@@ -19,60 +31,126 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock` gives seconds that never jump."""
         self._clock = clock
-        self._started = clock()
         self._lock = threading.Lock()
-        self._moved: dict[tuple[int, Direction], deque[list[float]]] = defaultdict(deque)
-        self._total: dict[tuple[int, Direction], int] = defaultdict(int)
-        self._batches: dict[int, tuple[int, Direction, int]] = {}  # by thread
+        self._flows: dict[tuple[int, Direction], _Flow] = defaultdict(_Flow)
+        # Bytes and objects, by thread, job and direction:
+        self._batches: dict[tuple[int, int, Direction], tuple[int, int]] = {}
 
-    def add(self, job_id: int, direction: Direction, moved_bytes: int) -> None:
-        """Bytes moved just now."""
-        if moved_bytes <= 0:
+    def add(
+        self, job_id: int, direction: Direction, moved_bytes: int, objects: int = 0, thread: int | None = None
+    ) -> None:
+        """Bytes moved just now, or objects ended; `thread` is whose batch it is where not this one."""
+        if moved_bytes <= 0 and not objects:
             return
-        second = float(int(self._clock()))
+        batch = (thread or threading.get_ident(), job_id, direction)
         with self._lock:
-            self._total[job_id, direction] += moved_bytes
-            if (batch := self._batches.get(threading.get_ident())) is not None:
-                self._batches[threading.get_ident()] = (*batch[:2], batch[2] + moved_bytes)
-            window = self._moved[job_id, direction]
-            if window and window[-1][0] == second:
-                window[-1][1] += moved_bytes
-            else:
-                window.append([second, float(moved_bytes)])
-                self._forget(window)
+            if batch in self._batches:
+                before_bytes, before_objects = self._batches[batch]
+                self._batches[batch] = (before_bytes + moved_bytes, before_objects + objects)
+            self._flows[job_id, direction].add(self._clock(), moved_bytes, objects)
 
     @contextlib.contextmanager
     def batch(self, job_id: int, direction: Direction) -> Iterator[None]:
         """What this thread adds inside is under way until its end, when the ledger knows of it."""
-        mine = threading.get_ident()
+        mine = (threading.get_ident(), job_id, direction)
         with self._lock:
-            self._batches[mine] = (job_id, direction, 0)
+            self._batches[mine] = (0, 0)
+            self._flows[job_id, direction].work(self._clock(), 1)
         try:
             yield
         finally:
             with self._lock:
                 del self._batches[mine]
+                self._flows[job_id, direction].work(self._clock(), -1)
 
     def total_bytes(self, job_id: int, direction: Direction) -> int:
         """What was moved since the start, repeated attempts included."""
         with self._lock:
-            return self._total[job_id, direction]
+            return self._flows[job_id, direction].total
 
     def under_way_bytes(self, job_id: int, direction: Direction) -> int:
         """What was moved of the batches that are not settled yet."""
+        return self._under_way(job_id, direction)[0]
+
+    def under_way_worth(self, job_id: int, direction: Direction) -> int:
+        """The same with what ended of their objects."""
+        return worth(*self._under_way(job_id, direction))
+
+    def _under_way(self, job_id: int, direction: Direction) -> tuple[int, int]:
         with self._lock:
-            return sum(moved for *whose, moved in self._batches.values() if whose == [job_id, direction])
+            mine = [moved for (_, *whose), moved in self._batches.items() if whose == [job_id, direction]]
+        return sum(size for size, _ in mine), sum(objects for _, objects in mine)
 
     def bytes_per_second(self, job_id: int, direction: Direction) -> float:
-        """The mean over the window, or over the time since the start while that is shorter."""
+        """The mean over the window, or over the time since it moves again while that is shorter."""
         with self._lock:
-            window = self._moved[job_id, direction]
-            self._forget(window)
-            total = sum(moved for _, moved in window)
-        span = min(WINDOW_SECONDS, max(1.0, self._clock() - self._started))
-        return total / span
+            return self._flows[job_id, direction].rate(self._clock())
 
-    def _forget(self, window: deque[list[float]]) -> None:
-        oldest = self._clock() - WINDOW_SECONDS
-        while window and window[0][0] < oldest:
-            window.popleft()
+    def pace(self, job_id: int, direction: Direction) -> float | None:
+        """`worth` a second while it has work: the mean of late over such time; None while nobody can tell."""
+        with self._lock:
+            return self._flows[job_id, direction].pace(self._clock())
+
+
+class _Flow:
+    """One direction of one job."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._window: deque[list[float]] = deque()  # seconds of the clock, each with its bytes
+        self._began = 0.0  # when it moved first after nothing had for a whole window
+        self._batches = 0  # under way now
+        # Of the time with a batch under way, the longer ago, the less of it:
+        self._busy_seconds = 0.0
+        self._busy_worth = 0.0
+        self._still_seconds = math.inf  # such time since the last byte
+        self._looked = self._worked = 0.0  # when last, and when last with a batch under way
+
+    def add(self, now: float, moved: int, objects: int) -> None:
+        self._look(now)
+        self.total += moved
+        if self._still_seconds > WINDOW_SECONDS:
+            # How long these took, nobody can tell: it is measured from here on.
+            self._busy_seconds = self._busy_worth = 0.0
+        else:
+            self._busy_worth += worth(moved, objects)
+        self._still_seconds = 0.0
+        if not moved:
+            return
+        if not self._window:
+            self._began = now
+        second = float(int(now))
+        if self._window and self._window[-1][0] == second:
+            self._window[-1][1] += moved
+        else:
+            self._window.append([second, float(moved)])
+
+    def work(self, now: float, batches: int) -> None:
+        """So many batches more, or fewer, are under way."""
+        self._look(now)
+        self._batches += batches
+
+    def rate(self, now: float) -> float:
+        self._look(now)
+        span = min(WINDOW_SECONDS, max(1.0, now - self._began))
+        return sum(moved for _, moved in self._window) / span
+
+    def pace(self, now: float) -> float | None:
+        self._look(now)
+        if self._busy_seconds < KNOWN_AFTER_SECONDS or self._still_seconds > WINDOW_SECONDS:
+            return None
+        return self._busy_worth / self._busy_seconds
+
+    def _look(self, now: float) -> None:
+        """The time since the last look has passed."""
+        passed, self._looked = now - self._looked, now
+        while self._window and self._window[0][0] < now - WINDOW_SECONDS:
+            self._window.popleft()
+        if self._batches:
+            self._worked = now
+            kept = math.exp(-passed / WINDOW_SECONDS)
+            self._busy_worth *= kept
+            self._busy_seconds = kept * self._busy_seconds + (1 - kept) * WINDOW_SECONDS
+            self._still_seconds += passed
+        elif now - self._worked > STALE_AFTER_SECONDS:
+            self._still_seconds = math.inf

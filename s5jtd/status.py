@@ -15,7 +15,7 @@ from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.views import Pass
 from s5jtd.link.tuning import CONFIGURED, Lane, Portion, Tuner
-from s5jtd.meter import Meter
+from s5jtd.meter import Meter, worth
 from s5jtd.model import Direction, Learned, printable
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
@@ -24,8 +24,8 @@ from s5jtd.stages.findings import Mark, Run
 from s5jtd.stages.job import Job, Link
 from s5jtd.volumes.volume import Volume
 
-#: Slower than this is no rate to foretell anything from.
-RATE_MIN = 1.0
+#: Of `meter.worth` a second; slower than this is no pace to foretell anything from.
+PACE_MIN = 1.0
 
 
 def rfc3339(milliseconds: int | None) -> str | None:
@@ -39,16 +39,18 @@ def rfc3339(milliseconds: int | None) -> str | None:
     )
 
 
-def eta_seconds(pull_left: int, push_left: int, pull_rate: float, push_rate: float) -> float | None:
-    """When the slower half is done at the present rates; None while a half with work has no rate.
+def eta_seconds(*halves: tuple[int, float | None]) -> float | None:
+    """When the slowest is done of halves that go on side by side; None where one that has work has no pace.
 
-    The push half cannot end before the pull half; so the longer of the two it is.
+    Each half is what it has left, as `meter.worth` counts, and its pace in the same a second.
     """
+    if not any(left for left, _ in halves):
+        return None
     times = []
-    for left, rate in ((pull_left, pull_rate), (push_left, push_rate)):
-        if left and rate < RATE_MIN:
+    for left, pace in halves:
+        if left and (pace is None or pace < PACE_MIN):
             return None
-        times.append(left / rate if left else 0.0)
+        times.append(left / pace if left and pace else 0.0)
     return round(max(times), 1)
 
 
@@ -100,15 +102,11 @@ class StatusDesk:
         views = self._ledger.views
         objects, sizes = views.counters(job.id)
         pauses = views.pauses(job.id)
-        pull_rate = self._meter.bytes_per_second(job.id, Direction.PULL)
-        push_rate = self._meter.bytes_per_second(job.id, Direction.PUSH)
         state, reason = self._state(job, pauses, objects)
         last = views.last_pass(job.id)
         # The ledger and the meter are asked one after the other; what was settled in between is not in both.
         pulled = min(self._meter.under_way_bytes(job.id, Direction.PULL), sizes["pulling"])
         pushed = min(self._meter.under_way_bytes(job.id, Direction.PUSH), sizes["pushing"])
-        pull_left = sizes["seen"] + sizes["pulling"] - pulled
-        push_left = sizes["seen"] + sizes["pulling"] + sizes["staged"] + sizes["pushing"] - pushed
         return {
             "name": job.name,
             "state": state,
@@ -117,8 +115,8 @@ class StatusDesk:
             "objects": _per_state(objects),
             "bytes": _per_state(sizes),
             "rates": {
-                "pull_bytes_per_second": round(pull_rate),
-                "push_bytes_per_second": round(push_rate),
+                "pull_bytes_per_second": round(self._meter.bytes_per_second(job.id, Direction.PULL)),
+                "push_bytes_per_second": round(self._meter.bytes_per_second(job.id, Direction.PUSH)),
             },
             "under_way": {"pull_bytes": pulled, "push_bytes": pushed},
             "moved": {
@@ -126,7 +124,7 @@ class StatusDesk:
                 "push_bytes": self._meter.total_bytes(job.id, Direction.PUSH),
             },
             # What a source holds is not known before one look at it was complete.
-            "eta_seconds": eta_seconds(pull_left, push_left, pull_rate, push_rate)
+            "eta_seconds": self._eta(job, objects, sizes)
             if state == "running" and views.last_pass(job.id, complete=True)
             else None,
             "last_scan": None if last is None else _last_scan(last),
@@ -138,6 +136,20 @@ class StatusDesk:
                 "chunk": self._portion(job),
             },
         }
+
+    def _eta(self, job: Job, objects: dict[str, int], sizes: dict[str, int]) -> float | None:
+        left = {state: worth(sizes[state], objects[state]) for state in sizes}
+        to_pull = left["seen"] + left["pulling"]
+        to_push = to_pull + left["staged"] + left["pushing"]
+
+        def half(direction: Direction, whole: int, state: str) -> tuple[int, float | None]:
+            state = (
+                "seen" if job.config.mode == "direct" else state
+            )  # there it stays so until it is delivered
+            under_way = min(self._meter.under_way_worth(job.id, direction), left[state])
+            return whole - under_way, self._meter.pace(job.id, direction)
+
+        return eta_seconds(half(Direction.PULL, to_pull, "pulling"), half(Direction.PUSH, to_push, "pushing"))
 
     def _concurrency(self, job: Job, direction: Direction) -> protocol.Concurrency | None:
         choice = self._tuner.shown(Lane(job.id, direction))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from s5jtd.api.metrics import render
-from s5jtd.meter import Meter
+from s5jtd.meter import Meter, worth
 from s5jtd.metrics_file import MetricsFile
 from s5jtd.model import Direction
 from s5jtd.problems import Problems
+from s5jtd.status import eta_seconds
 from tests.appliance import Appliance, side, some_objects, until
 from tests.fake_controls import STATUS
 
@@ -137,6 +139,104 @@ def test_what_is_under_way_is_told_until_it_is_settled():
     now[0] += 1000
     assert meter.bytes_per_second(1, Direction.PULL) == 0
     assert meter.total_bytes(1, Direction.PULL) == 1000
+
+
+class Clocked(Meter):
+    """A meter with a clock that is told how time goes by."""
+
+    def __init__(self) -> None:
+        self.now = 10_000.0
+        super().__init__(clock=lambda: self.now)
+
+    def moves(self, seconds: int, rate: int, objects: int = 0) -> None:
+        for _ in range(seconds):
+            self.now += 1
+            self.add(1, Direction.PUSH, rate, objects)
+
+    def seen_pace(self) -> float | None:
+        return self.pace(1, Direction.PUSH)
+
+    def seen_rate(self) -> float:
+        return self.bytes_per_second(1, Direction.PUSH)
+
+
+def test_nothing_is_foretold_from_the_first_seconds_of_work():
+    meter = Clocked()
+    assert meter.seen_pace() is None
+    with meter.batch(1, Direction.PUSH):
+        meter.now += 60  # the destination is asked first: no byte moves, and it is no part of the pace
+        meter.add(1, Direction.PUSH, 3)
+        assert meter.seen_pace() is None
+        meter.moves(4, 1000)
+        assert meter.seen_pace() is None
+        assert meter.seen_rate() == pytest.approx(1000, rel=0.01)  # the idle time before does not thin it
+        meter.moves(3, 1000)
+        assert meter.seen_pace() == pytest.approx(1000, rel=0.1)
+        meter.moves(300, 500)
+        assert meter.seen_pace() == pytest.approx(500, rel=0.05)
+        assert meter.seen_rate() == pytest.approx(500, rel=0.05)
+
+
+def test_a_half_that_waits_for_work_keeps_its_pace_for_a_while():
+    meter = Clocked()
+    with meter.batch(1, Direction.PUSH):
+        meter.moves(20, 1000)
+    before = meter.seen_pace()
+    for _ in range(60):  # looked at all the time, as by `status --watch`
+        meter.now += 10
+        assert meter.seen_pace() == before
+    assert meter.seen_rate() == 0
+    with meter.batch(1, Direction.PUSH):
+        meter.moves(2, 1000)
+        assert meter.seen_pace() == pytest.approx(1000, rel=0.1)
+    for _ in range(100):
+        meter.now += 10
+        assert meter.seen_rate() >= 0
+    assert meter.seen_pace() is None
+
+
+def test_a_half_that_stands_still_has_no_pace_and_begins_anew():
+    meter = Clocked()
+    with meter.batch(1, Direction.PUSH):
+        meter.moves(20, 1000)
+        meter.now += 32
+        assert meter.seen_pace() is None
+        assert meter.seen_rate() == 0
+        meter.now += 600
+        meter.moves(5, 1000)
+        assert meter.seen_pace() is None
+        meter.moves(3, 1000)
+        assert meter.seen_pace() == pytest.approx(1000, rel=0.2)  # and nothing of the ten minutes before
+
+
+def test_what_many_hands_move_is_under_way_in_the_batch_they_work_for():
+    meter = Clocked()
+    mine = threading.get_ident()
+    with meter.batch(1, Direction.PULL), meter.batch(1, Direction.PUSH):
+        meter.add(1, Direction.PUSH, 5, thread=mine)
+        hand = threading.Thread(target=meter.add, args=(1, Direction.PULL, 7, 2, mine))
+        hand.start()
+        hand.join()
+        assert meter.under_way_bytes(1, Direction.PUSH) == 5
+        assert meter.under_way_bytes(1, Direction.PULL) == 7
+        assert meter.under_way_worth(1, Direction.PULL) == worth(7, 2)
+    assert meter.under_way_bytes(1, Direction.PULL) == meter.under_way_bytes(1, Direction.PUSH) == 0
+
+
+def test_objects_without_a_byte_take_their_time_too():
+    meter = Clocked()
+    with meter.batch(1, Direction.PUSH):
+        meter.moves(20, 0, objects=50)
+        assert eta_seconds((0, None), (worth(0, 1000), meter.seen_pace())) == pytest.approx(20, rel=0.1)
+        assert meter.seen_rate() == 0
+
+
+def test_the_end_is_foretold_by_the_slower_half_or_not_at_all():
+    assert eta_seconds((100, 50.0), (100, 10.0)) == 10
+    assert eta_seconds((0, None), (100, 10.0)) == 10
+    assert eta_seconds((100, 50.0), (100, None)) is None
+    assert eta_seconds((100, 50.0), (100, 0.4)) is None
+    assert eta_seconds((0, 50.0), (0, 10.0)) is None
 
 
 def test_the_daemon_keeps_its_file_current_and_takes_it_away(tmp_path, moto):

@@ -102,7 +102,11 @@ class Direct:
             if claimed := self._claim(job):
                 claim, items = claimed
                 try:
-                    with structlog.contextvars.bound_contextvars(job=job.name):
+                    with (
+                        structlog.contextvars.bound_contextvars(job=job.name),
+                        self._meter.batch(job.id, Direction.PULL),
+                        self._meter.batch(job.id, Direction.PUSH),
+                    ):
                         return self._batch(job, claim, items, beat)
                 finally:
                     with self._shared.lock:
@@ -242,9 +246,11 @@ class Direct:
         if not items:
             return []
 
-        def moved(count: int) -> None:
-            self._meter.add(job.id, Direction.PULL, count)
-            self._meter.add(job.id, Direction.PUSH, count)
+        mine = threading.get_ident()
+
+        def moved(count: int, objects: int = 0) -> None:
+            self._meter.add(job.id, Direction.PULL, count, objects, mine)
+            self._meter.add(job.id, Direction.PUSH, count, objects, mine)
 
         ends = Ends(
             job, source.client, self._engine.native.sink(job.destination.remote(destination)),
@@ -258,7 +264,8 @@ class Direct:
             left = {pool.submit(_moved, ends, destination, item, copies): item for item in items}
             pending = set(left)
             while pending:
-                _done, pending = wait(pending, timeout=_BEAT_SECONDS)
+                done, pending = wait(pending, timeout=_BEAT_SECONDS)
+                moved(0, len(done))
                 beat()
         results = [one.result() for one in left]
         settled |= {one.item.id: one for one in results if isinstance(one, Returned)}

@@ -238,6 +238,7 @@ class Pull:
         """A file is there, says the engine: look at it while its bytes are still in memory."""
         work.outcomes[outcome.name] = outcome
         if outcome.failure is None:
+            self._meter.add(work.job.id, Direction.PULL, 0, 1)
             self._submit(work, outcome.name)
 
     def _submit(self, work: _Work, name: str) -> None:

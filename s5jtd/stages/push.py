@@ -278,6 +278,8 @@ class Push:
 
         def on_outcome(outcome: Outcome) -> None:
             outcomes[outcome.name] = outcome
+            if outcome.failure is None:
+                self._meter.add(job.id, Direction.PUSH, 0, 1)
 
         writable = self.volume.state is not VolumeState.READONLY
         lane = Lane(job.id, Direction.PUSH)
