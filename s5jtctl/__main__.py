@@ -94,18 +94,16 @@ def _check(params: Mapping[str, object]) -> NoReturn:
 
 
 def _watch(params: Mapping[str, object]) -> None:
-    from s5jtctl.live import Lately, screen
+    from s5jtctl.live import EVENTS_MAX, screen
     from s5jtctl.watch import watch
 
-    daemon, lately = daemon_for(), Lately()
+    daemon = daemon_for()
 
     def lines(columns: int, rows: int) -> list[str]:
         """A daemon that is away is shown as such: it may be just the restart one waits for."""
         try:
-            reply = cast("Status", daemon.ask(Method.STATUS, params))
-            how = look(columns)
-            lately.see(reply["problems"], how)
-            return screen(reply, how, rows, lately)
+            reply = daemon.ask(Method.STATUS, {**params, "events": EVENTS_MAX})
+            return screen(cast("Status", reply), look(columns), rows)
         except Failure as failure:
             return [
                 part for line in render.failure(str(failure), failure.hint) for part in wrap(line, columns)

@@ -8,7 +8,7 @@ from s5jtctl import status as plain
 from s5jtctl import units
 from s5jtctl.status import Look
 from s5jtctl.text import cut, pad, paint, paint_state, safe, table, width, wrap
-from s5jtd.protocol import Job, PerState, Problem, Status, Volume
+from s5jtd.protocol import Event, Job, PerState, Problem, Status, Volume
 
 # In the order of the road, backwards: what has arrived stands first.
 _PIECES = (
@@ -23,23 +23,12 @@ _LEGEND = "  ".join(f"{letter} {state}" for state, letter, _ in _PIECES)
 _FILL_COLUMNS = 20
 #: Problems with their hints take at most this part of the screen.
 _PROBLEMS_SHARE = 3
+_EVENTS_BEFORE_AIR = 5
+#: On the tallest of screens.
+EVENTS_MAX = 50
 
 
-class Lately:
-    """Problems that went while somebody was looking."""
-
-    def __init__(self) -> None:
-        self._now: dict[tuple[str, str], Problem] = {}
-        self.gone: list[tuple[Look, Problem]] = []
-
-    def see(self, problems: Sequence[Problem], look: Look) -> None:
-        """What is wrong now; what no longer is goes to `gone`, the newest first."""
-        now = {(one["code"], one.get("subject") or one["message"]): one for one in problems}
-        self.gone = [*((look, old) for key, old in self._now.items() if key not in now), *self.gone][:5]
-        self._now = now
-
-
-def screen(reply: Status, look: Look, rows: int, lately: Lately) -> list[str]:
+def screen(reply: Status, look: Look, rows: int) -> list[str]:
     """As much as fits, what needs attention first; no line is wider than `look.width`."""
     sections = [
         [cut(plain.headline(reply["daemon"]), look.width)],
@@ -47,11 +36,14 @@ def screen(reply: Status, look: Look, rows: int, lately: Lately) -> list[str]:
         _jobs(reply["jobs"], look),
         _volumes(reply["volumes"], look),
         plain.endpoints(reply["endpoints"], look, explained=False),  # that is among the problems
-        _gone(lately, look),
     ]
     shown = [section for section in sections if section]
-    # A small screen has no line to spare for air.
-    airy = sum(map(len, shown)) + len(shown) <= rows
+    # What happened is told where there is room; a small screen has no line to spare for air.
+    happened = reply.get("events", [])
+    used = sum(map(len, shown))
+    airy = used + len(shown) + min(len(happened), _EVENTS_BEFORE_AIR) <= rows
+    if lately := _events(happened, look, rows - used - (len(shown) if airy else 0)):
+        shown.append(lately)
     lines: list[str] = []
     for section in shown:
         lines += ["", *section] if lines and airy else section
@@ -153,12 +145,13 @@ def _fill_bar(volume: Volume) -> str:
     return f"[{pad('#' * max(full, 1 if staged else 0), _FILL_COLUMNS)}] {int(100 * share):>3}%"
 
 
-def _gone(lately: Lately, look: Look) -> list[str]:
-    if not lately.gone:
-        return []
-    lines = [paint("OVER", "bold", on=look.colour)]
-    for seen, problem in lately.gone:
-        ago = units.span((look.now - seen.now).total_seconds())
-        what = safe(problem["message"] or problem["code"])
-        lines.append(f"- {cut(what, look.width - 8 - len(ago))}, {ago} ago")
-    return lines
+def _events(events: Sequence[Event], look: Look, rows: int) -> list[str]:
+    """The newest first, each on one line: what went wrong stands for all that its record says."""
+    lines = [paint("LATELY", "bold", on=look.colour)]
+    for event in list(reversed(events))[: max(0, rows - 1)]:
+        name, job = safe(event["event"]), f"  {safe(event['job'])}" if event["job"] else ""
+        said = (event.get("data") or {}).get("error") or event["message"]
+        line = cut(f"{safe(event['at'])[11:19]}Z{job}  {name}  {safe(said)}", look.width)
+        colour = {"warning": "yellow", "error": "red"}.get(event.get("level", ""))
+        lines.append(line.replace(name, paint(name, colour, on=look.colour), 1))
+    return lines if len(lines) > 1 else []

@@ -13,6 +13,7 @@ from s5jtd.cli_volumes import volumes
 from s5jtd.commands.api import api
 from s5jtd.commands.snowball import snowball
 from s5jtd.commands.told import Told
+from s5jtd.errors import S5jtError
 from s5jtd.ledger.states import State
 from s5jtd.model import Side
 
@@ -34,6 +35,15 @@ class Context:
 
 
 pass_context = click.make_pass_decorator(Context)
+
+
+def job_names(context: click.Context, _param: click.Parameter, typed: str) -> list[str]:
+    """What a shell offers after the Tab key; nothing where the configuration cannot be used."""
+    try:
+        loaded = Context(context.find_root().params.get("path")).load()
+    except S5jtError:
+        return []
+    return [job.name for job in loaded.jobs if job.name.startswith(typed)]
 
 
 @click.group(cls=Told, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +71,9 @@ def main(context: click.Context, path: str | None) -> None:
 @main.command()
 @click.option("--once", is_flag=True, help="One pass over every job, then end.")
 @click.option("--dry-run", is_flag=True, help="Show what would travel, and change nothing.")
-@click.option("--job", "only", metavar="JOB", help="With --once or --dry-run: this job alone.")
+@click.option(
+    "--job", "only", metavar="JOB", shell_complete=job_names, help="With --once or --dry-run: this job alone."
+)
 @click.option("--json", "as_json", is_flag=True, help="With --once or --dry-run: JSON on stdout.")
 @pass_context
 def run(context: Context, once: bool, dry_run: bool, only: str | None, as_json: bool) -> None:
@@ -113,7 +125,7 @@ def check(context: Context, as_json: bool, offline: bool, install: bool, legacy:
 
 @main.command("list")
 @click.argument("side", type=click.Choice([side.value for side in Side]))
-@click.argument("job")
+@click.argument("job", shell_complete=job_names)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many objects.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @pass_context
@@ -184,7 +196,7 @@ def ledger_backup(context: Context, file: Path | None) -> None:
 
 @ledger.command("export")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("--job", metavar="JOB", help="Only the objects of this job.")
+@click.option("--job", metavar="JOB", shell_complete=job_names, help="Only the objects of this job.")
 @click.option("--state", type=click.Choice([state.word for state in State]), help="Only those in this state.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")
 @pass_context
@@ -209,7 +221,7 @@ def ledger_rebuild(context: Context, dry_run: bool, yes: bool) -> None:
 
 
 @main.command()
-@click.option("--job", metavar="JOB", help="Only this job (default: all of them).")
+@click.option("--job", metavar="JOB", shell_complete=job_names, help="Only this job (default: all of them).")
 @click.option("--dry-run", is_flag=True, help="Show what would go, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context

@@ -50,7 +50,12 @@ class Controls:
     def status(self, request: requests.Status) -> protocol.Status:
         """All of it, or one job's part."""
         jobs = [self._job(request.job)] if request.job else self._app.job_list()
-        return self._app.desk.status(jobs)
+        status = self._app.desk.status(jobs)
+        if request.events:
+            news = self._app.chronicle.news(request.events)
+            mine = [event for event in news if request.job is None or event["job"] in (None, request.job)]
+            status["events"] = cast("list[protocol.Event]", mine)
+        return status
 
     def job_pause(self, request: requests.JobPause) -> protocol.Paused:
         """Let jobs rest; it survives a restart."""

@@ -177,7 +177,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning",
             "a source could not be listed to its end; what it did not show counts as unknown, not as gone",
         ),
-        "scan_finished": Event("info", "a source was listed to its end"),
+        "scan_finished": Event(
+            "info", "a source was listed to its end, and showed another picture than before"
+        ),
         "seal_not_believed": Event(
             "warning", "a chunk's seal is torn or not ours; the chunk's files are hashed again"
         ),
@@ -275,6 +277,10 @@ PROBLEMS: Final[Mapping[str, Trouble]] = MappingProxyType(
         "volume_readonly": Trouble("a volume can only be read", "volume_changed", "volume_writable"),
     }
 )
+
+
+#: What the work itself says, hundreds of times a day: no news to somebody who looks at a screen.
+ROUTINE: Final = frozenset({"api_request", "batch_streamed", "chunk_pushed", "chunk_staged", "files_left"})
 
 
 def message_id(name: str) -> str | None:

@@ -292,6 +292,7 @@ class Status(TypedDict):
     volumes: list[Volume]
     endpoints: list[Endpoint]
     problems: list[Problem]
+    events: NotRequired[list[Event]]  #: where asked for: the latest that are no routine, oldest first
 
 
 class PausedJob(TypedDict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s5jtctl import live, render, units
-from s5jtctl.live import Lately, bar
+from s5jtctl.live import bar
 from s5jtctl.status import Level, Look, status, verdict
 from s5jtctl.text import cut, paint, safe, table, width, wrap
 from s5jtctl.watch import changes, frame
@@ -622,7 +622,7 @@ def test_only_the_lines_that_changed_are_sent():
 @pytest.mark.parametrize(("columns", "rows"), [(80, 23), (200, 49), (40, 10)])
 def test_the_live_screen_keeps_to_its_terminal(columns, rows):
     reply = troubled()
-    lines = live.screen(reply, Look(columns, colour=False, now=NOW), rows, Lately())
+    lines = live.screen(reply, Look(columns, colour=False, now=NOW), rows)
 
     assert max(map(width, lines)) <= columns
     assert lines[1 if lines[1] else 2].startswith("PROBLEMS")
@@ -633,7 +633,7 @@ def test_the_live_screen_keeps_to_its_terminal(columns, rows):
 
 def test_colour_adds_nothing_but_colour_to_the_live_screen():
     plain, coloured = (
-        live.screen(troubled(), Look(80, colour=colour, now=NOW), 49, Lately()) for colour in (False, True)
+        live.screen(troubled(), Look(80, colour=colour, now=NOW), 49) for colour in (False, True)
     )
 
     assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
@@ -658,19 +658,36 @@ def test_what_is_under_way_is_told_inside_a_large_object():
     job["under_way"] = {"pull_bytes": 43 * 2**30, "push_bytes": 0}
 
     assert "  under way  43.0 GiB of 100 GiB pulled" in status(reply, PLAIN)
-    assert "pulling 43.0 GiB of 100 GiB" in "\n".join(live.screen(reply, PLAIN, 49, Lately()))
+    assert "pulling 43.0 GiB of 100 GiB" in "\n".join(live.screen(reply, PLAIN, 49))
 
 
-def test_a_problem_that_goes_while_one_looks_is_still_told():
-    lately, reply = Lately(), troubled()
-    lately.see(reply["problems"], PLAIN)
-    assert lately.gone == []
-    lately.see(reply["problems"][1:], PLAIN)
-    later = PLAIN._replace(now=NOW + timedelta(minutes=2))
+def happened(number: int, **more: Any) -> Any:
+    return {
+        "id": number, "at": f"2026-01-31T11:{number:02d}:00.000Z", "event": f"event_{number}",
+        "job": "archive", "message": f"number={number}", "level": "info", **more,
+    }  # fmt: skip
 
-    lines = live.screen({**reply, "problems": reply["problems"][1:]}, later, 60, lately)
-    assert lines[-2] == "OVER"
-    assert lines[-1].endswith(", 2m ago")
+
+def test_what_happened_is_told_where_there_is_room_the_newest_first():
+    reply: Any = copy.deepcopy(STATUS)
+    without = live.screen(reply, PLAIN, 49)
+    reply["events"] = [happened(number, job=None if number == 3 else "archive") for number in range(30)]
+    reply["events"].append(
+        happened(31, event="endpoint_down", level="warning", data={"error": "no \x1b route"})
+    )
+
+    dense = [line for line in without if line]
+    low, high = live.screen(reply, PLAIN, len(dense) + 3), live.screen(reply, PLAIN, 49)
+    assert low[: len(dense)] == dense
+    assert low[len(dense) :] == [
+        "LATELY",
+        r"11:31:00Z  archive  endpoint_down  no \x1b route",
+        "11:29:00Z  archive  event_29  number=29",
+    ]
+    assert high[-1] == "11:00:00Z  archive  event_0  number=0"
+    assert "11:03:00Z  event_3  number=3" in high
+    assert live.screen(reply, PLAIN, len(dense) + 1) == dense
+    assert "\x1b[33mendpoint_down\x1b[0m" in live.screen(reply, COLOUR, 49)[len(without) + 2]
 
 
 def test_what_does_not_fit_the_terminal_is_counted():

@@ -308,7 +308,7 @@ hostile_keys = st.one_of(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(hostile_keys, min_size=25, max_size=40))
 def test_s5cmd_itself_reads_every_key_as_it_was_meant(echo, tmp_path_factory, keys):
     folder = tmp_path_factory.mktemp("keys")

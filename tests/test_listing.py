@@ -502,7 +502,7 @@ class Direct:
     versions=st.sampled_from([(1, "1"), (1, "auto"), (2, "2"), (2, "auto")]),
     span=st.sampled_from([("", None), ("a", None), ("ab", "b"), ("b/", "b/\u00e9"), ("b", "a")]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_listing_is_the_keys_asked_for_in_order(keys, page, versions, span):
     ordered = sorted(key.encode() for key in keys)
     start, end = span[0].encode(), span[1] and span[1].encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -18,6 +20,7 @@ from s5jtd.cli import main
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs
 from s5jtd.errors import Exit
+from tests.appliance import until
 from tests.completions import FOLDER, scripts
 from tests.fake_controls import FakeControls
 
@@ -94,6 +97,57 @@ def test_the_scripts_for_shells_are_current():
     assert {path.name: path.read_text() for path in FOLDER.iterdir()} == scripts()
 
 
+def in_bash(typed: str, environ: dict[str, str], folder: Path) -> list[str]:
+    """What the script itself does, with the words of a line typed so far."""
+    words = typed.split(" ")
+    name = words[0]
+    program = (
+        f"source {FOLDER}/{name}.bash; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1};"
+        f" complete -p {name} >&2; _{name}_completion {name}; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=True, env=environ)
+    return [line for line in done.stdout.splitlines() if line]
+
+
+def in_fish(typed: str, environ: dict[str, str], folder: Path) -> list[str]:
+    program = f"source {FOLDER}/{typed.partition(' ')[0]}.fish; complete -C '{typed}'"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", program], capture_output=True, text=True, check=True,
+        env=environ | {"HOME": str(folder)},
+    )  # fmt: skip
+    return [line.partition("\t")[0] for line in done.stdout.splitlines()]
+
+
+def in_zsh(typed: str, environ: dict[str, str], folder: Path) -> list[str]:
+    """On a terminal, found as it is when installed; what the Tab key made of a line is written to a file."""
+    line = folder / "line"
+    (folder / ".zshrc").write_text(
+        f"fpath=({FOLDER} $fpath); autoload -Uz compinit; compinit -u -d {folder}/dump\n"
+        f'tell() {{ print -r -- "$BUFFER" > {line} }}; zle -N tell; bindkey "^X" tell\n'
+        f"bindkey '^I' complete-word; print READY\n"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        ["zsh", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+        env=environ | {"ZDOTDIR": str(folder), "HOME": str(folder), "TERM": "dumb"},
+    ) as zsh:  # fmt: skip
+        os.close(theirs)
+        try:
+            said = b""
+            while b"READY" not in said:
+                said += os.read(ours, 4096)
+            os.write(ours, typed.encode() + b"\t\x18")
+            until(lambda: line.exists() and line.read_text().endswith("\n"), f"{typed} in zsh")
+        finally:
+            zsh.kill()
+            os.close(ours)
+    completed = line.read_text().removesuffix("\n").rstrip(" ")
+    return [] if completed == typed else [completed.rpartition(" ")[2]]
+
+
+SHELLS = {"bash": in_bash, "zsh": in_zsh, "fish": in_fish}
+
+
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
@@ -103,23 +157,40 @@ def test_the_scripts_for_shells_are_current():
         ("s5jtctl objects archive-to-cloud --state par", ["parked"]),
         ("s5jtctl status --wa", ["--watch"]),
         ("s5jtctl status nothing-like-it", []),
+        ("s5jtd list source hot", ["hot-one"]),
+        ("s5jtd run --once --job co", ["cold-one"]),
     ],
 )
-def test_bash_completes_names_that_the_daemon_knows(tmp_path, typed, offered):
-    """What the script itself does, in a real bash, with the words of a line typed so far."""
-    words = typed.split(" ")
-    program = (
-        f"source {FOLDER / 's5jtctl.bash'}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1};"
-        f" complete -p s5jtctl >&2; _s5jtctl_completion s5jtctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    )
-    path = tmp_path / "control.sock"
-    with ControlServer(path, verbs(FakeControls())):
-        done = subprocess.run(
-            ["bash", "-c", program], capture_output=True, text=True, check=True,
-            env={"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "S5JTD_SOCKET": str(path)},
-        )  # fmt: skip
+def test_bash_completes_names_that_the_programs_know(tmp_path, typed, offered):
+    assert completed("bash", typed, tmp_path) == offered
 
-    assert [line for line in done.stdout.splitlines() if line] == offered
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_do_so_too(tmp_path, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not on this machine; apt-get install {shell}")
+    assert completed(shell, "s5jtctl status arch", tmp_path) == ["archive-to-cloud"]
+    assert completed(shell, "s5jtctl status nothing-like-it", tmp_path) == []
+    assert completed(shell, "s5jtd list source hot", tmp_path) == ["hot-one"]
+
+
+def completed(shell: str, typed: str, folder: Path) -> list[str]:
+    """What a real shell offers for a line typed so far, with a daemon and a configuration there."""
+    room = folder / str(len(os.listdir(folder)))
+    room.mkdir()
+    jobs = [
+        {"name": name, "source": {"bucket": name}, "destination": {"bucket": "there", "prefix": f"{name}/"}}
+        for name in ("hot-one", "cold-one")
+    ]
+    config = room / "config.yaml"
+    config.write_text(json.dumps({"volumes": [str(room)], "jobs": jobs}))
+    path = room / "control.sock"
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "S5JTD_SOCKET": str(path), "S5JTD_CONFIG": str(config),
+    }  # fmt: skip
+    with ControlServer(path, verbs(FakeControls())):
+        return SHELLS[shell](typed, environ, room)
 
 
 def test_without_a_daemon_nothing_is_offered_and_nothing_is_said(tmp_path):

@@ -66,6 +66,8 @@ class Version(Request):
 
 class Status(Request):
     job: Name | None = None
+    #: So many of the latest events beside it, those of other jobs left out where one is named.
+    events: Annotated[int, Field(ge=0, le=100)] = 0
 
 
 class _JobOrAll(Request):

@@ -21,12 +21,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from s5jtd.errors import LedgerError
+from s5jtd.events import ROUTINE
 from s5jtd.ledger.files import make_folder, sync_folder
 
 FILE_BYTES: Final = 1 << 20
 FILES: Final = 16
 #: Events that are numbered and known without reading a file: followers live on them.
 TAIL: Final = 1000
+#: Of those that are no routine, so many are at hand for a screen.
+NEWS: Final = 100
 #: Waiting to be numbered; beyond it the newest are left out and counted.
 WAITING_MAX: Final = 10_000
 #: One sync for all that happened in so long.
@@ -56,6 +59,7 @@ class Chronicle:
         self._closing = False
         self._told = threading.Condition()  # guards what follows
         self._tail: deque[Event] = deque(maxlen=TAIL)
+        self._news: deque[Event] = deque(maxlen=NEWS)
         self._newest = self._take_up()
         self._unwritten: list[bytes] = []  # the writer's own
         self._writer = threading.Thread(target=self._write_all, name="events", daemon=True)
@@ -85,6 +89,11 @@ class Chronicle:
         return self._newest
 
     # Reading
+
+    def news(self, count: int) -> list[Event]:
+        """The newest events that are no routine, oldest first, as far as they are at hand."""
+        with self._told:
+            return list(self._news)[-count:] if count else []
 
     def since(self, since: int | str | None, *, follow: bool) -> Iterator[Event | None]:
         """The events after a number, or since a time (RFC 3339), or from now on; see `Controls`.
@@ -159,8 +168,12 @@ class Chronicle:
                 file.truncate(whole)
                 os.fsync(file.fileno())
         events = list(_read(path))
-        self._tail.extend(events)
+        self._remember(events)
         return events[-1]["id"] if events else first - 1
+
+    def _remember(self, events: Sequence[Event]) -> None:
+        self._tail.extend(events)
+        self._news.extend(event for event in events if event.get("event") not in ROUTINE)
 
     def _write_all(self) -> None:
         while not (self._closing and not self._waiting):
@@ -192,7 +205,7 @@ class Chronicle:
             self.trouble = f"{self._folder}: {error.strerror}"
             del self._unwritten[:-WAITING_MAX]
         with self._told:
-            self._tail.extend(fresh)
+            self._remember(fresh)
             self._newest = number
             self._told.notify_all()
 

@@ -60,6 +60,7 @@ class Scan:
         self._looked_at_ms, self._found_some = 0, False
         self.last_error: S5jtError | None = None
         self.passes_done = 0
+        self._told: tuple[int, int] | None = None  # objects and those left out, when they were last told
 
     def step(self, beat: Callable[[], None]) -> bool:
         """Look at the source if it is time to."""
@@ -110,7 +111,7 @@ class Scan:
         """One look at the whole source; what came before an error stays taken in."""
         pass_id = self._ledger.begin_pass(self._job.id)
         started = time.monotonic()
-        listed = listed_bytes = left_out = 0
+        listed = listed_bytes = left_out = new = 0
         self.last_error = None
         source = self._job.source
         choice = Choice(self._job.config, source.prefix)
@@ -123,7 +124,7 @@ class Scan:
                         listed_bytes += sum(one.size for one in page.objects)
                         chosen = choice.of(page.objects)
                         left_out += len(page.objects) - len(chosen)
-                        self._take_in(pass_id, chosen, page.sorted, beat)
+                        new += self._take_in(pass_id, chosen, page.sorted, beat)
                 except EndpointError as error:
                     # The answer to a request may be well and the listing made of them still be none.
                     source.endpoints.report(endpoint, error)
@@ -134,16 +135,21 @@ class Scan:
             pass_id, listed=listed, listed_bytes=listed_bytes,
             error=str(self.last_error) if self.last_error else None,
         )  # fmt: skip
-        self._tell(listed, left_out, time.monotonic() - started)
+        self._tell(listed, left_out, new, time.monotonic() - started)
 
-    def _tell(self, listed: int, left_out: int, seconds: float) -> None:
+    def _tell(self, listed: int, left_out: int, new: int, seconds: float) -> None:
+        """A look that shows what the one before did is no news: there may be one a minute, for years."""
         name = self._job.name
         if self.last_error is None:
-            self._problems.clear("scan_incomplete", name)
-            log.info(
-                "scan_finished", job=name, objects=listed, left_out=left_out, seconds=round(seconds, 3)
+            cleared = self._problems.clear("scan_incomplete", name)
+            tell = log.info if cleared or new or self._told != (listed, left_out) else log.debug
+            self._told = (listed, left_out)
+            tell(
+                "scan_finished", job=name, objects=listed, new=new, left_out=left_out,
+                seconds=round(seconds, 3),
             )  # fmt: skip
             return
+        self._told = None
         if self._problems.raise_(
             "scan_incomplete", name, f"job {name}: {self.last_error}", self.last_error.hint or CHECK_HINT
         ):
@@ -151,14 +157,15 @@ class Scan:
 
     def _take_in(
         self, pass_id: int, chosen: Sequence[Listed], ascending: bool, beat: Callable[[], None]
-    ) -> None:
+    ) -> int:
+        """Enter in the ledger what it does not know; how many these were."""
         job = self._job
         fresh = self._ledger.views.fresh(job.id, chosen, ascending=ascending)
         if job.source.folder is not None:
             self._let_leave(job.source.folder, chosen, fresh, beat)
             fresh = [listed for listed in fresh if job.source.folder.is_ready(listed)]
         if not fresh:
-            return
+            return 0
         reasons = {listed.key: self.unmovable(listed.key) for listed in fresh}
         unmovable = {key: f"unmovable: {reason}" for key, reason in reasons.items() if reason is not None}
         movable = [listed for listed in fresh if listed.key not in unmovable]
@@ -168,6 +175,7 @@ class Scan:
             job.id, pass_id, fresh, found, unmovable, insecure=job.source.insecure or job.destination.insecure
         )  # fmt: skip
         self._bell.ring()
+        return len(fresh)
 
     def _let_leave(
         self, folder: Folder, chosen: Sequence[Listed], fresh: Sequence[Listed], beat: Callable[[], None]
