@@ -14,7 +14,7 @@ import click
 from s5jtctl import render
 from s5jtctl import status as plain
 from s5jtctl.client import Failure
-from s5jtctl.complete import job_names, state_names, volume_names
+from s5jtctl.complete import STATES, job_names, state_names, volume_names
 from s5jtctl.session import (
     DURATION,
     KEY,
@@ -103,7 +103,7 @@ def _watch(params: Mapping[str, object]) -> None:
         """A daemon that is away is shown as such: it may be just the restart one waits for."""
         try:
             reply = daemon.ask(Method.STATUS, {**params, "events": EVENTS_MAX})
-            return screen(cast("Status", reply), look(columns), rows)
+            return screen(cast("Status", reply), look(columns), rows, reply.get("events", []))
         except Failure as failure:
             return [
                 part for line in render.failure(str(failure), failure.hint) for part in wrap(line, columns)
@@ -137,22 +137,22 @@ _SIDE = click.option("--side", type=click.Choice(["source", "destination"]), hel
 @click.option("--for", "for_seconds", type=DURATION, help="Resume by itself after this time, like 2h.")
 @click.option("--now", is_flag=True, help="Also end the transfers that run.")
 def pause(job: str | None, every: bool, side: str | None, for_seconds: int | None, now: bool) -> None:
-    """Stop taking new work; holds across a restart."""
+    """Stop taking new work, of JOB or of --all; holds across a restart."""
     target = _job_or_all(job, every)
     params = target | given(side=side, for_seconds=for_seconds, now=now)
     show(Method.JOB_PAUSE, params, render.results, wait=now)
 
 
-@cli.command()
+@cli.command(epilog=examples("s5jtctl resume archive", "s5jtctl resume --all"))
 @click.argument("job", required=False, shell_complete=job_names)
 @click.option("--all", "every", is_flag=True, help="Every job.")
 @_SIDE
 def resume(job: str | None, every: bool, side: str | None) -> None:
-    """Take new work again."""
+    """Take new work again, of JOB or of --all."""
     show(Method.JOB_RESUME, _job_or_all(job, every) | given(side=side), render.results)
 
 
-@cli.command()
+@cli.command(epilog=examples("s5jtctl scan archive --wait"))
 @click.argument("job", shell_complete=job_names)
 @click.option("--wait", is_flag=True, help="Return when the source has been seen.")
 def scan(job: str, wait: bool) -> None:
@@ -171,7 +171,9 @@ def scan(job: str, wait: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Change nothing.")
 @click.option("--wait", is_flag=True, help="Return when all has been compared.")
 def resync(job: str, prefix: str | None, deep: bool, dry_run: bool, wait: bool) -> None:
-    """Compare source, ledger and destination; re-arm what is missing or different.
+    """Compare source, ledger and destination; send what is missing.
+
+    What is missing or different at the destination travels again, but for --dry-run.
 
     With --wait it ends with 11 where objects differ, with 10 where some could not be compared.
     """
@@ -187,11 +189,13 @@ def resync(job: str, prefix: str | None, deep: bool, dry_run: bool, wait: bool) 
     epilog=examples("s5jtctl objects archive --state parked", "s5jtctl objects archive --prefix a/ --json")
 )
 @click.argument("job", shell_complete=job_names)
-@click.option("--state", shell_complete=state_names, help="Only objects in this state.")
+@click.option(
+    "--state", metavar="STATE", shell_complete=state_names, help=f"Only these: {', '.join(STATES)}."
+)
 @click.option("--prefix", type=KEY, help="Only keys that begin so.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 def objects(job: str, state: str | None, prefix: str | None, limit: int) -> None:
-    """List objects."""
+    """List the objects of JOB with their states, by key."""
     daemon = daemon_for()
     params = {"job": job} | given(state=state, prefix=prefix)
     rows: list[object] = []
@@ -243,11 +247,13 @@ def volumes_list() -> None:
     show(Method.VOLUME_LIST, {}, render.volumes)
 
 
-@volumes.command("drain")
+@volumes.command("drain", epilog=examples("s5jtctl volumes drain vol2 --wait"))
 @click.argument("volume", shell_complete=volume_names)
 @click.option("--wait", is_flag=True, help="Until it is empty and safe to remove.")
 def volumes_drain(volume: str, wait: bool) -> None:
-    """Put nothing more on VOLUME and deliver what it holds; it stays so until `activate`.
+    """Put nothing more on VOLUME, and deliver what it holds.
+
+    It stays so until `activate`.
 
     VOLUME is a volume's name, path or UUID.  When all of it is delivered the daemon lets go of it, and
     `s5jtctl volumes` says that it is safe to unmount and remove.
@@ -277,7 +283,7 @@ def endpoints_list(job: str | None) -> None:
     show(Method.ENDPOINT_LIST, given(job=job), render.endpoints)
 
 
-@endpoints.command("check")
+@endpoints.command("check", epilog=examples("s5jtctl endpoints check", "s5jtctl endpoints check archive"))
 @click.argument("job", required=False, shell_complete=job_names)
 def endpoints_check(job: str | None) -> None:
     """Try every endpoint now; ends with 5 where one is down."""
@@ -321,7 +327,14 @@ def bandwidth_clear(direction: str | None) -> None:
     show(Method.BANDWIDTH_SET, params, render.bandwidth)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "s5jtctl reports list archive",
+        "s5jtctl reports latest --objects",
+        "s5jtctl reports show 1769860800 --json",
+    ),
+)
 @click.pass_context
 def reports(ctx: click.Context) -> None:
     """Show the reports of passes."""
@@ -373,7 +386,10 @@ def _show_report(params: dict[str, object]) -> None:
 @click.option("--follow", is_flag=True, help="Go on with what happens from now on.")
 @click.option("--since", type=SINCE, help="A time, like 2026-01-31T23:59:00Z or 2h, or an event's id.")
 def events(follow: bool, since: int | str | None) -> None:
-    """Tell what happened, as far back as the daemon knows; with --follow what happens from now on."""
+    """Tell what happened, as far back as the daemon knows.
+
+    With --follow it goes on with what happens from now on, and tells nothing older than --since says.
+    """
     start = since if since is not None or follow else 0
     last_id = None
     try:

@@ -13,7 +13,7 @@ from s5jtd import protocol
 #: Somebody waits at a prompt.
 _TIMEOUT_SECONDS = 2.0
 _HARMLESS = re.compile(r"[\w.,:@%+/-]+")
-_STATES = ("seen", "pulling", "staged", "pushing", "delivered", "gone", "parked")
+STATES = ("seen", "pulling", "staged", "pushing", "delivered", "gone", "parked")
 
 
 def job_names(ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
@@ -25,7 +25,7 @@ def volume_names(ctx: click.Context, _param: click.Parameter, typed: str) -> lis
 
 
 def state_names(_ctx: click.Context, _param: click.Parameter, typed: str) -> list[str]:
-    return [state for state in _STATES if state.startswith(typed)]
+    return [state for state in STATES if state.startswith(typed)]
 
 
 def _named(ctx: click.Context, things: str, typed: str) -> list[str]:

@@ -28,7 +28,7 @@ _EVENTS_BEFORE_AIR = 5
 EVENTS_MAX = 50
 
 
-def screen(reply: Status, look: Look, rows: int) -> list[str]:
+def screen(reply: Status, look: Look, rows: int, happened: Sequence[Event] = ()) -> list[str]:
     """As much as fits, what needs attention first; no line is wider than `look.width`."""
     sections = [
         [cut(plain.headline(reply["daemon"]), look.width)],
@@ -39,7 +39,6 @@ def screen(reply: Status, look: Look, rows: int) -> list[str]:
     ]
     shown = [section for section in sections if section]
     # What happened is told where there is room; a small screen has no line to spare for air.
-    happened = reply.get("events", [])
     used = sum(map(len, shown))
     airy = used + len(shown) + min(len(happened), _EVENTS_BEFORE_AIR) <= rows
     if lately := _events(happened, look, rows - used - (len(shown) if airy else 0)):

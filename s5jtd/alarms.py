@@ -10,18 +10,20 @@ from s5jtd.ledger.chronicle import Chronicle
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.headroom import Headroom
-from s5jtd.model import Evidence
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.job import Job
 from s5jtd.units import format_duration
+from s5jtd.weakness import Weakness
 
 #: Servers refuse what is signed more than fifteen minutes off; this is early enough to mend it.
 SKEW_SECONDS_MAX = 120.0
 #: What costs a query or a file is looked at so often.
 SELDOM_SECONDS = 10.0
+_OF_ENDPOINTS = ("endpoint_down", "clock_skew")
+_OF_JOBS = ("objects_parked", "evidence_below_policy", "scan_incomplete")
 
 
 class _Shot(NamedTuple):
@@ -48,12 +50,11 @@ class Alarms:
         self._jobs = jobs
         self._ledger = ledger
         self._pool = pool
-        self._reports = reports
+        self._weakness = Weakness(ledger.views, reports)
         self._chronicle = chronicle
         self._headroom = headroom
         self._problems = problems
         self._seldom_at = 0.0
-        self._reported: dict[str, int] = {}
 
     def look(self) -> None:
         """Raise and clear what is to be."""
@@ -63,7 +64,7 @@ class Alarms:
         shots = list(_shots(jobs))
         for shot in shots:
             self._clock(shot)
-        self._endpoints_that_went({shot.subject for shot in shots})
+        self._those_that_went({shot.subject for shot in shots}, {job.name for job in jobs})
         self._events()
         self._memory()
         if time.monotonic() >= self._seldom_at:
@@ -97,10 +98,11 @@ class Alarms:
             "set the clock: timedatectl; beyond 15 minutes every signed request is refused",
         )  # fmt: skip
 
-    def _endpoints_that_went(self, known: set[str]) -> None:
-        """One that was taken out of the configuration is nobody's problem any more."""
+    def _those_that_went(self, endpoints: set[str], jobs: set[str]) -> None:
+        """What was taken out of the configuration is nobody's problem any more."""
+        known = dict.fromkeys(_OF_ENDPOINTS, endpoints) | dict.fromkeys(_OF_JOBS, jobs)
         for problem in self._problems.now():
-            if problem.code in ("endpoint_down", "clock_skew") and problem.subject not in known:
+            if problem.code in known and problem.subject not in known[problem.code]:
                 self._problems.clear(problem.code, problem.subject)
 
     def _events(self) -> None:
@@ -134,19 +136,12 @@ class Alarms:
             )  # fmt: skip
 
     def _evidence(self, job: Job) -> None:
-        """By the newest report: it is over when a later pass delivers nothing so."""
-        newest = self._reports.rows(job=job.name, limit=1)
-        if not newest or newest[0]["files_synced"] == 0 or self._reported.get(job.name) == newest[0]["id"]:
-            return
-        self._reported[job.name] = newest[0]["id"]
-        report = self._reports.get(newest[0]["id"], job.name, objects=False, limit=1, after=None)
-        minimum = job.config.evidence.minimum
-        counts = report["evidence"]
-        weak = sum(counts[one.value] for one in Evidence if not one.satisfies(minimum))
+        weak = self._weakness.look(job)
+        count, minimum, report = (weak.objects, weak.minimum, weak.report) if weak else (0, "", 0)
         self._tell(
-            weak > 0, "evidence_below_policy", job.name,
-            f"{weak} of the objects that job {job.name} delivered last are proven by less than {minimum}",
-            f"s5jtctl reports show {newest[0]['id']} --objects; evidence.otherwise: readback or park",
+            weak is not None, "evidence_below_policy", job.name,
+            f"{count} of the objects that job {job.name} delivered last are proven by less than {minimum}",
+            f"s5jtctl reports show {report} --objects; evidence.otherwise: readback or park",
         )  # fmt: skip
 
 

@@ -79,9 +79,13 @@ def main(context: click.Context, path: str | None) -> None:
 def run(context: Context, once: bool, dry_run: bool, only: str | None, as_json: bool) -> None:
     """Run the daemon in the foreground.
 
-    \b
     Exit codes with --once: 0 all delivered, 5 a side was down (try again), 10 objects are parked,
     11 a checksum did not match, 130 or 143 interrupted.
+
+    \b
+    Examples:
+      s5jtd run --dry-run                 what would travel, and why
+      s5jtd run --once --job archive      one pass over one job, as for cron
     """
     from s5jtd.commands.dryrun import dry_run as show
     from s5jtd.commands.run import run_daemon
@@ -117,7 +121,16 @@ def only_job(loaded: config.Config, name: str | None) -> config.Config:
 )  # fmt: skip
 @pass_context
 def check(context: Context, as_json: bool, offline: bool, install: bool, legacy: bool) -> None:
-    """Check configuration, s5cmd, volumes, credentials and every endpoint."""
+    """Check configuration, volumes, credentials and every endpoint.
+
+    It says of each job whether a transfer is feasible, and leaves failed_endpoints.json in the state
+    folder.
+
+    \b
+    Examples:
+      s5jtd check                         before the first start, and when nothing moves
+      s5jtd check --offline               only what is on this machine
+    """
     from s5jtd.commands.check import check as perform
 
     sys.exit(perform(context.path, as_json=as_json, offline=offline, install=install, legacy=legacy))
@@ -130,7 +143,13 @@ def check(context: Context, as_json: bool, offline: bool, install: bool, legacy:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @pass_context
 def list_side(context: Context, side: str, job: str, limit: int, as_json: bool) -> None:
-    """List what the configured credentials show of SIDE of JOB."""
+    """List what the configured credentials show of SIDE of JOB.
+
+    \b
+    Examples:
+      s5jtd list source archive
+      s5jtd list destination archive --limit 5 --json
+    """
     from s5jtd.commands.listing import list_objects_of
 
     loaded = only_job(context.load(), job)
@@ -138,10 +157,18 @@ def list_side(context: Context, side: str, job: str, limit: int, as_json: bool) 
 
 
 @main.command()
-@click.option("--size", default="200MiB", show_default=True, help="How much to move.")
+@click.option("--size", metavar="SIZE", default="200MiB", show_default=True, help="How much to move.")
 @click.option("--keep", is_flag=True, help="Leave ledger, volumes and logs where they are, and say where.")
 def demo(size: str, keep: bool) -> None:
-    """Move a bucket between two S3 servers on this machine, over two staging folders, and compare."""
+    """Move a bucket between two servers on this machine, and compare.
+
+    It needs no configuration and no network, and leaves nothing behind but what --keep asks for.
+
+    \b
+    Examples:
+      s5jtd demo
+      s5jtd demo --size 2GiB --keep
+    """
     from s5jtd.commands.demo import demo as perform
 
     sys.exit(perform(size, keep=keep))
@@ -151,9 +178,14 @@ def demo(size: str, keep: bool) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--with-secrets", is_flag=True, help="Copy keys too, instead of naming where they go.")
 def import_(file: Path, with_secrets: bool) -> None:
-    """Turn an old config.yaml or datasync-config.env into a configuration, on stdout.
+    """Turn an old configuration into one for s5jtd, on stdout.
 
-    What has no counterpart is named, in comments and on stderr.
+    FILE is a legacy config.yaml or datasync-config.env.  What has no counterpart is named, in comments
+    and on stderr.
+
+    \b
+    Examples:
+      s5jtd import datasync-config.env > config.yaml
     """
     from s5jtd.commands.legacy import import_file
 
@@ -175,7 +207,10 @@ def ledger() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 @pass_context
 def ledger_verify(context: Context, as_json: bool) -> None:
-    """Is the ledger whole, and does it agree with itself?  Works beside the daemon; 1 if damaged."""
+    """Look whether the ledger is whole and agrees with itself.
+
+    Works beside the daemon; ends with 1 where it is damaged.
+    """
     from s5jtd.commands.ledger import verify
 
     sys.exit(verify(context.load(), as_json=as_json))
@@ -203,7 +238,13 @@ def ledger_backup(context: Context, file: Path | None) -> None:
 def ledger_export(
     context: Context, form: str, job: str | None, state: str | None, output: Path | None
 ) -> None:
-    """Write every object's row: states, times, evidence.  Works beside the daemon."""
+    """Write every object's row: states, times, evidence.  Works beside the daemon.
+
+    \b
+    Examples:
+      s5jtd ledger export --output objects.csv
+      s5jtd ledger export --format jsonl --job archive --state parked
+    """
     from s5jtd.commands.ledger import export_rows
 
     sys.exit(export_rows(context.load(), form=form, job=job, state=state, output=output))
@@ -214,7 +255,10 @@ def ledger_export(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def ledger_rebuild(context: Context, dry_run: bool, yes: bool) -> None:
-    """Put the newest good copy in the place of a lost or damaged ledger; needs the daemon stopped."""
+    """Put the newest good copy in a lost or damaged ledger's place.
+
+    Needs the daemon stopped.
+    """
     from s5jtd.commands.rebuild import rebuild_ledger
 
     sys.exit(rebuild_ledger(context.load(), yes=yes, dry_run=dry_run))

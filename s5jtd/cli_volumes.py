@@ -72,7 +72,7 @@ def _settings(state_dir: Path | None, **given: Any) -> Any:
 @click.option("--json", "as_json", is_flag=True, help="The plan as JSON.")
 @click.pass_obj
 def volumes_plan(context: Any, /, devices: tuple[str, ...], as_json: bool, **given: Any) -> None:
-    """Find blank disks, and show what `apply` would do with each; changes nothing.
+    """Find blank disks and show what `apply` would do; changes nothing.
 
     A disk is blank when it has no partition, no signature and no data, and nothing uses it.  Needs root.
     """
@@ -101,7 +101,9 @@ def volumes_apply(
     assume_yes: bool,
     **given: Any,
 ) -> None:
-    """Make volumes of blank disks: partition, format, mount, make permanent, mark; asks first.
+    """Make volumes of blank disks; asks first.
+
+    Each is partitioned, formatted, mounted, made permanent, marked and given to the daemon.
 
     A disk that holds anything is never touched, whatever is said.  What is a volume already stays as it
     is, so a second run changes nothing; one that was cut short goes on.  Needs root.
@@ -128,7 +130,7 @@ def stamp(context: Any, path: Path) -> None:
 @click.option("--yes", "assume_yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def adopt(context: Any, path: Path, dry_run: bool, assume_yes: bool) -> None:
-    """Take in a volume that comes from another appliance, after showing what is on it."""
+    """Take in a volume of another appliance, after showing its content."""
     from s5jtd.commands.volumes import adopt as perform
 
     sys.exit(perform(context.load(), path, assume_yes=assume_yes, dry_run=dry_run))
@@ -138,7 +140,10 @@ def adopt(context: Any, path: Path, dry_run: bool, assume_yes: bool) -> None:
 @click.option("--write", is_flag=True, help="Put it in its place, as root, instead of showing it.")
 @click.pass_obj
 def dropin(context: Any, write: bool) -> None:
-    """Make the drop-in that tells s5jtd.service of the configured volumes and credentials."""
+    """Tell s5jtd.service of the configured volumes and credentials.
+
+    By a drop-in for systemd, which is shown, and put in its place with --write.
+    """
     from s5jtd.commands.dropin import dropin as perform
 
     sys.exit(perform(context.load(), context.path, write=write))

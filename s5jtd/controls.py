@@ -51,11 +51,11 @@ class Controls:
         """All of it, or one job's part."""
         jobs = [self._job(request.job)] if request.job else self._app.job_list()
         status = self._app.desk.status(jobs)
-        if request.events:
-            news = self._app.chronicle.news(request.events)
-            mine = [event for event in news if request.job is None or event["job"] in (None, request.job)]
-            status["events"] = cast("list[protocol.Event]", mine)
-        return status
+        if not request.events:
+            return status
+        news = self._app.chronicle.news(request.events)
+        mine = [event for event in news if request.job is None or event["job"] in (None, request.job)]
+        return cast("protocol.StatusAndEvents", {**status, "events": mine})
 
     def job_pause(self, request: requests.JobPause) -> protocol.Paused:
         """Let jobs rest; it survives a restart."""

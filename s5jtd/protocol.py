@@ -292,7 +292,10 @@ class Status(TypedDict):
     volumes: list[Volume]
     endpoints: list[Endpoint]
     problems: list[Problem]
-    events: NotRequired[list[Event]]  #: where asked for: the latest that are no routine, oldest first
+
+
+class StatusAndEvents(Status):
+    events: list[Event]  #: the latest that are no routine, oldest first; only where they are asked for
 
 
 class PausedJob(TypedDict):

@@ -671,13 +671,11 @@ def happened(number: int, **more: Any) -> Any:
 def test_what_happened_is_told_where_there_is_room_the_newest_first():
     reply: Any = copy.deepcopy(STATUS)
     without = live.screen(reply, PLAIN, 49)
-    reply["events"] = [happened(number, job=None if number == 3 else "archive") for number in range(30)]
-    reply["events"].append(
-        happened(31, event="endpoint_down", level="warning", data={"error": "no \x1b route"})
-    )
+    events = [happened(number, job=None if number == 3 else "archive") for number in range(30)]
+    events.append(happened(31, event="endpoint_down", level="warning", data={"error": "no \x1b route"}))
 
     dense = [line for line in without if line]
-    low, high = live.screen(reply, PLAIN, len(dense) + 3), live.screen(reply, PLAIN, 49)
+    low, high = (live.screen(reply, PLAIN, rows, events) for rows in (len(dense) + 3, 49))
     assert low[: len(dense)] == dense
     assert low[len(dense) :] == [
         "LATELY",
@@ -686,8 +684,8 @@ def test_what_happened_is_told_where_there_is_room_the_newest_first():
     ]
     assert high[-1] == "11:00:00Z  archive  event_0  number=0"
     assert "11:03:00Z  event_3  number=3" in high
-    assert live.screen(reply, PLAIN, len(dense) + 1) == dense
-    assert "\x1b[33mendpoint_down\x1b[0m" in live.screen(reply, COLOUR, 49)[len(without) + 2]
+    assert live.screen(reply, PLAIN, len(dense) + 1, events) == dense
+    assert "\x1b[33mendpoint_down\x1b[0m" in live.screen(reply, COLOUR, 49, events)[len(without) + 2]
 
 
 def test_what_does_not_fit_the_terminal_is_counted():

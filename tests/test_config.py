@@ -250,7 +250,7 @@ def test_models_cannot_be_changed():
         ("[/mnt/a]", "[]", "1: volumes: is required: job archive stages its objects"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_answered_with_line_key_path_and_remedy(old, new, line):
+def test_c2_a_mistake_is_answered_with_line_key_path_and_remedy(old, new, line):
     assert old in GOOD
 
     lines = refused(GOOD.replace(old, new, 1))
@@ -289,7 +289,7 @@ def test_a_mistake_is_answered_with_line_key_path_and_remedy(old, new, line):
         ("max_size: -1", "max_size: '-1' is not a size"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_of_a_job_is_answered_on_its_line(given, message):
+def test_c2_a_wrong_value_of_a_job_is_answered_on_its_line(given, message):
     lines = refused(f"{GOOD}    {given}\n")
 
     assert any(line.startswith(f"9: jobs[0].{message}") for line in lines), lines
@@ -352,7 +352,7 @@ def test_a_bucket_and_a_folder_do_not_go_together():
         "http://0251.0376.0251.0376", "http://[fd00::1%eth0]", "http://host.", None, 5,
     ],
 )  # fmt: skip
-def test_what_is_no_endpoint_is_refused_without_quoting_it(endpoint):
+def test_c4_what_is_no_endpoint_is_refused_without_quoting_it(endpoint):
     with pytest.raises(ValueError, match="must be a URL") as caught:
         url(endpoint)
 

@@ -82,7 +82,7 @@ def test_what_an_alias_repeats_is_wrong_where_it_is_used():
     ]
 
 
-def test_a_bomb_of_anchors_goes_off_nowhere():
+def test_c9_a_bomb_of_anchors_goes_off_nowhere():
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     rows += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
     began = time.monotonic()
@@ -125,7 +125,7 @@ def test_the_file_is_the_one_asked_for_else_the_environments_else_the_usual_one(
     assert find(None, {"S5JTD_CONFIG": ""}) == find(None, {}) == Path("/etc/s5jtd/config.yaml")
 
 
-def test_a_file_that_cannot_be_one_is_refused(tmp_path):
+def test_c9_a_file_that_cannot_be_one_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     huge = tmp_path / "huge.yaml"
     with huge.open("wb") as file:
@@ -151,7 +151,7 @@ def test_a_megabyte_of_comments_is_still_a_configuration():
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o666])
-def test_a_file_with_a_secret_that_every_user_may_read_is_refused(mode):
+def test_c5_a_file_with_a_secret_that_every_user_may_read_is_refused(mode):
     [told] = refused(SECRET, mode)
 
     assert told.startswith(

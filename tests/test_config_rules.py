@@ -55,7 +55,7 @@ def two_jobs(first, second):
     return "\n".join(["volumes: [/mnt/a]", "jobs:", *rows, ""])
 
 
-def test_names_and_paths_meet_once():
+def test_c3_names_and_paths_meet_once():
     text = (
         "volumes:\n  - /mnt/a\n  - {path: /mnt/b, name: disk}\n"
         "  - /mnt/./a/\n  - {path: /mnt/c, name: disk}\n"
@@ -81,7 +81,7 @@ def test_names_and_paths_meet_once():
         ("{bucket: one}", "{bucket: one, endpoints: [https://s3.eu-west-1.amazonaws.com]}"),
     ],
 )
-def test_a_job_that_would_feed_itself_is_refused(source, destination):
+def test_c3_a_job_that_would_feed_itself_is_refused(source, destination):
     [told] = refused(
         f"volumes: [/mnt/a]\njobs:\n  - name: me\n    source: {source}\n    destination: {destination}\n"
     )
@@ -123,7 +123,7 @@ def test_two_jobs_that_could_write_the_same_names_are_refused(prefixes):
     assert f"s3://into/{prefixes[0]} and s3://into/{prefixes[1]};" in told
 
 
-def test_jobs_that_feed_each_other_are_refused():
+def test_c3_jobs_that_feed_each_other_are_refused():
     [told] = refused(two_jobs(("{bucket: one}", "{bucket: two}"), ("{bucket: two}", "{bucket: one}")))
 
     assert told.startswith("3: jobs[0].destination: a loop: each job reads what the one before it writes")

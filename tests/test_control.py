@@ -182,19 +182,19 @@ def error_of(answered: Answer) -> tuple[int, str]:
         (line("event.subscribe", since="yesterday"), -32602, "invalid_params"),
     ],
 )
-def test_a_hostile_line_gets_one_error_and_nothing_is_done(hostile, code, word, controls):
+def test_k4_a_hostile_line_gets_one_error_and_nothing_is_done(hostile, code, word, controls):
     assert error_of(answer(hostile, verbs(controls), ROOT)) == (code, word)
     assert controls.asked == []
 
 
 @given(st.binary(max_size=300))
-def test_no_line_at_all_makes_the_answer_fail(junk):
+def test_k4_no_line_at_all_makes_the_answer_fail(junk):
     answered = answer(junk, verbs(FakeControls()), NOBODY)
 
     assert error_of(answered)[0] in (-32700, -32600)
 
 
-def test_half_a_surrogate_pair_in_an_id_comes_back_as_it_was(controls):
+def test_k4_half_a_surrogate_pair_in_an_id_comes_back_as_it_was(controls):
     answered = answer(b'{"jsonrpc":"2.0","id":"\\ud800","method":"ping"}', verbs(controls), NOBODY)
 
     assert answered.reply == {"jsonrpc": "2.0", "id": "\ud800", "result": {"result": "pong"}}
@@ -572,13 +572,13 @@ def test_who_is_served_is_not_evicted_and_who_is_idle_longest_goes_first(path, c
         assert working.message()
 
 
-def test_a_silent_client_is_dropped_in_time(serve, connect):
+def test_k2_a_silent_client_is_dropped_in_time(serve, connect):
     serve(limits=Limits(idle_seconds=0.1))
 
     assert connect().message() is None
 
 
-def test_a_byte_at_a_time_gives_no_more_time(serve, connect):
+def test_k2_a_byte_at_a_time_gives_no_more_time(serve, connect):
     serve(limits=Limits(line_seconds=0.2))
     slow, brisk = connect(), connect()
 
@@ -593,7 +593,7 @@ def test_a_byte_at_a_time_gives_no_more_time(serve, connect):
     until(dropped)
 
 
-def test_a_line_without_end_is_cut_and_said_so(serve, connect):
+def test_k3_a_line_without_end_is_cut_and_said_so(serve, connect):
     serve()
     huge, other = connect(), connect()
 
@@ -608,7 +608,7 @@ def test_a_line_without_end_is_cut_and_said_so(serve, connect):
     assert "result" in other.ask("status")
 
 
-def test_a_client_that_does_not_read_is_dropped_and_the_others_are_served(serve, connect, controls):
+def test_k5_a_client_that_does_not_read_is_dropped_and_the_others_are_served(serve, connect, controls):
     controls.keys = ["k" * 500] * 1000
     serve(limits=Limits(send_seconds=0.2))
     deaf, other = connect(), connect()
@@ -625,7 +625,7 @@ def test_a_client_that_does_not_read_is_dropped_and_the_others_are_served(serve,
     until(dropped)
 
 
-def test_a_flood_of_empty_lines_is_cheap(serve, connect):
+def test_k3_a_flood_of_empty_lines_is_cheap(serve, connect):
     serve()
     client = connect()
     started = time.process_time()  # the processor's time, ours and the server's: a busy machine adds none
@@ -877,7 +877,7 @@ def test_the_socket_of_another_program_that_listens_is_left_alone(path, controls
         assert stat.S_ISSOCK(path.stat().st_mode)
 
 
-def test_the_socket_of_a_daemon_that_was_killed_is_replaced(path, serve, connect):
+def test_k7_the_socket_of_a_daemon_that_was_killed_is_replaced(path, serve, connect):
     program = (
         "import os, socket, sys\nsocket.socket(socket.AF_UNIX).bind(sys.argv[1])\nos.kill(os.getpid(), 9)"
     )
@@ -890,7 +890,7 @@ def test_the_socket_of_a_daemon_that_was_killed_is_replaced(path, serve, connect
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link", "pipe"])
-def test_what_is_no_socket_is_never_removed(kind, path, controls):
+def test_k7_what_is_no_socket_is_never_removed(kind, path, controls):
     {
         "file": lambda: path.write_text("precious"),
         "folder": path.mkdir,
@@ -920,7 +920,7 @@ def test_a_path_too_long_for_a_socket_is_named_with_what_to_do(tmp_path, control
     assert "runtime_dir" in caught.value.hint
 
 
-def test_a_socket_file_that_was_removed_comes_back(serve, connect, path):
+def test_k7_a_socket_file_that_was_removed_comes_back(serve, connect, path):
     serve(limits=Limits(tick_seconds=0.02))
     before = connect()
     path.unlink()

@@ -68,7 +68,7 @@ def test_what_the_environment_lacks_is_named():
 @pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf"], ids=["", "BOM"])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize("kind", ["systemd", "profile"])
-def test_files_from_other_systems_are_read(tmp_path, aws_files, start, newline, kind):
+def test_c6_files_from_other_systems_are_read(tmp_path, aws_files, start, newline, kind):
     name = "default" if kind == "systemd" else "sbe-1"
     text = f"# of the box\n{in_profile('other', 'X', 'x')}\n{in_profile(name, token='fake-token')}"
     content = start + text.encode().replace(b"\n", newline)
@@ -101,7 +101,7 @@ def test_a_profile_may_get_its_credentials_from_a_program(aws_files):
 
 
 @pytest.mark.parametrize("kind", ["systemd", "profile"])
-def test_a_file_that_was_rotated_is_read_without_a_restart(tmp_path, aws_files, kind):
+def test_c6_a_file_that_was_rotated_is_read_without_a_restart(tmp_path, aws_files, kind):
     path = tmp_path / ("sbe" if kind == "systemd" else "credentials")
     provider = (
         systemd(tmp_path) if kind == "systemd" else CredentialProvider(CredentialSource(profile="default"))
@@ -159,7 +159,7 @@ def test_a_failure_of_the_chain_is_not_tried_again_at_once(monkeypatch):
         ("#" * 70_000, "too large"),
     ],
 )
-def test_a_broken_credential_file_is_named_without_its_content(tmp_path, content, words):
+def test_c6_a_broken_credential_file_is_named_without_its_content(tmp_path, content, words):
     with pytest.raises(EndpointRefused, match=words) as caught:
         systemd(tmp_path, content).current()
 

@@ -226,7 +226,7 @@ def test_without_a_part_size_an_object_is_one_put_as_long_as_s3_takes_it():
     assert language.expected_parts((5 << 30) + 1, language.upload_part_size((5 << 30) + 1, None)) == 2
 
 
-def test_arguments_and_environment_are_exactly_what_the_batch_needs(monkeypatch):
+def test_c10_arguments_and_environment_are_exactly_what_the_batch_needs(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "fake-secret-for-tests")
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://elsewhere")
 

@@ -52,7 +52,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_environment_is_exactly_what_was_given(monkeypatch):
+def test_c10_the_environment_is_exactly_what_was_given(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "fake-secret-for-tests")
 
     assert run(["/usr/bin/env"], env={"A": "b", "PYTHONSTARTUP": "x"}) == [b"A=b", b"PYTHONSTARTUP=x"]

@@ -60,6 +60,8 @@ def test_the_page_of_faults_has_every_row_and_each_test_it_names_exists() -> Non
         for file, name in named:
             text = (ROOT / "tests" / file).read_text()
             assert re.search(rf"^(?:async )?def {name}\(", text, re.MULTILINE), f"{number}: {file}::{name}"
+    for number in [f"K{n}" for n in range(1, 10)] + [f"C{n}" for n in range(1, 11)]:
+        assert f"::test_{number.lower()}_" in rows[number], f"{number} has no test that is named after it"
 
 
 # Process

@@ -71,7 +71,10 @@ def test_a_skewed_clock_and_weak_evidence_are_problems_until_they_are_not(
         raised = 's5jtd_problems{code="clock_skew"} 1.0'
         until(lambda: raised in metrics.read_text(), "the metrics' next version")
 
+        appliance.ask("job.pause", job="a", side="destination")
+        moto.fill(here, dict.fromkeys(some_objects(5), b"another"))  # what was weak is delivered no more
         chaos.clear()
+        until(lambda: not problem(appliance, "evidence_below_policy"), "the end of the weak evidence")
         until(lambda: not problem(appliance, "clock_skew"), "the skew's end")
         until(lambda: told(appliance, "problem_cleared", "clock_skew"), "the event of its end")
 

@@ -30,7 +30,7 @@ def reload(appliance: Appliance) -> Any:
     return appliance.ask("config.reload")
 
 
-def test_a_bad_reload_leaves_the_old_configuration_in_force(appliance: Appliance, moto: Server) -> None:
+def test_c1_a_bad_reload_leaves_the_old_configuration_in_force(appliance: Appliance, moto: Server) -> None:
     here, there = moto.new_bucket(), moto.new_bucket()
     appliance.configure(job(moto, here, moto, there, scan_every="1s"))
     appliance.start()
@@ -68,7 +68,7 @@ def test_new_endpoints_are_used_at_once(appliance: Appliance, moto: Server) -> N
     until(lambda: not appliance.status()["problems"], "an end of the problems of what is no more")
 
 
-def test_a_job_whose_road_changed_goes_on_along_the_old_one_with_all_else_new(
+def test_c7_a_job_whose_road_changed_goes_on_along_the_old_one_with_all_else_new(
     appliance: Appliance, moto: Server
 ) -> None:
     here, there, elsewhere = moto.new_bucket(), moto.new_bucket(), moto.new_bucket()

@@ -55,9 +55,9 @@ def api(
     key: Path | None,
     socket_path: str | None,
 ) -> None:
-    """Serve status, run reports and metrics over HTTPS to whoever shows the token.
+    """Serve status, run reports and metrics over HTTPS.
 
-    It only reads, and all it knows comes over the daemon's control socket.
+    To whoever shows the token.      It only reads, and all it knows comes over the daemon's control socket.
     """
     if context.invoked_subcommand is not None:
         return
@@ -90,7 +90,9 @@ def token(file: Path) -> None:
     "--host", "hosts", multiple=True, metavar="NAME", help="By which clients will know it; several."
 )
 def cert(folder: Path, hosts: tuple[str, ...]) -> None:
-    """Make a key and a self-signed certificate, DIR/api.key and DIR/api.crt.
+    """Make a key and a self-signed certificate in DIR.
+
+    They are DIR/api.key and DIR/api.crt.
 
     Clients trust the certificate itself (curl --cacert api.crt); compare its fingerprint where you copy it.
     """

@@ -53,7 +53,7 @@ def snowball() -> None:
 @_program
 @_timeout("10m")
 def unlock(folder: Path, program: str | None, timeout: float) -> None:
-    """Unlock the device, wait until it is, and leave its S3 keys in DIR/keys.yaml."""
+    """Unlock the device, wait, and leave its S3 keys in DIR/keys.yaml."""
     client = _client(folder, program, timeout)
     keys = unlock_device(client, Patience(timeout), _say)
     click.echo(write_keys(client.device.folder, keys))
@@ -63,7 +63,9 @@ def unlock(folder: Path, program: str | None, timeout: float) -> None:
 @_folder
 @click.option("--dry-run", is_flag=True, help="Show what would change, and change nothing.")
 def profile(folder: Path, dry_run: bool) -> None:
-    """Make the keys in DIR/keys.yaml an AWS profile, called like the folder.
+    """Make the keys in DIR/keys.yaml an AWS profile.
+
+    It is called like the folder.
 
     In a job's configuration it is `credentials: {profile: NAME}`; the daemon reads the files of its own user.
     """
@@ -82,7 +84,7 @@ def profile(folder: Path, dry_run: bool) -> None:
 @_folder
 @_program
 def configure(folder: Path, program: str | None) -> None:
-    """Let the client store manifest, unlock code and endpoint, so that it needs no arguments."""
+    """Store manifest, unlock code and endpoint in AWS's client."""
     client = _client(folder, program)
     client.configure()
     _say(f"snowballEdge is configured for {client.device.endpoint}; its file in ~/.aws holds the unlock code")
@@ -132,7 +134,10 @@ def update(
 @_program
 @click.option("--json", "as_json", is_flag=True, help="The whole answer as JSON.")
 def status(folder: Path, program: str | None, as_json: bool) -> None:
-    """Show whether the device is unlocked, and what runs on it; a locked one does not tell the latter."""
+    """Show whether the device is unlocked, and what runs on it.
+
+    A locked one does not tell the latter.
+    """
     client = _client(folder, program)
     state = client.describe()
     software = client.software() if state.lock == UNLOCKED else None

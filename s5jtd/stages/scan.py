@@ -142,12 +142,13 @@ class Scan:
         name = self._job.name
         if self.last_error is None:
             cleared = self._problems.clear("scan_incomplete", name)
-            tell = log.info if cleared or new or self._told != (listed, left_out) else log.debug
+            picture: dict[str, object] = {"objects": listed, "new": new, "left_out": left_out}
+            picture["seconds"] = round(seconds, 3)
+            if cleared or new or self._told != (listed, left_out):
+                log.info("scan_finished", job=name, **picture)
+            else:
+                log.debug("scan_unchanged", job=name, **picture)
             self._told = (listed, left_out)
-            tell(
-                "scan_finished", job=name, objects=listed, new=new, left_out=left_out,
-                seconds=round(seconds, 3),
-            )  # fmt: skip
             return
         self._told = None
         if self._problems.raise_(
