@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from s5jtd.ledger.chronicle import Chronicle
+from s5jtd.ledger.passes import Passes
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.headroom import Headroom
@@ -50,7 +51,7 @@ class Alarms:
         self._jobs = jobs
         self._ledger = ledger
         self._pool = pool
-        self._weakness = Weakness(ledger.views, reports)
+        self._weakness = Weakness(Passes(ledger.database), reports)
         self._chronicle = chronicle
         self._headroom = headroom
         self._problems = problems

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from s5jtd.control.requests import spellings
 from s5jtd.errors import UsageError
-from s5jtd.ledger.views import Views
+from s5jtd.ledger.passes import Passes
 from s5jtd.model import Evidence
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.stages.job import Job
@@ -36,8 +36,8 @@ class _Known:
 class Weakness:
     """Knows the reports by their heads; of a weak one, it looks for an object that is so still."""
 
-    def __init__(self, views: Views, reports: ReportFolder) -> None:
-        self._views = views
+    def __init__(self, passes: Passes, reports: ReportFolder) -> None:
+        self._passes = passes
         self._reports = reports
         self._known: dict[str, _Known] = {}
 
@@ -72,7 +72,7 @@ class Weakness:
             )
             told = [one["key"] for one in page["objects"] if one["evidence"] in weak]
             keys = [key for text in told for key in spellings(text)]
-            if keys and self._views.any_delivered(job.id, keys, weak):
+            if keys and self._passes.any_delivered(job.id, keys, weak):
                 return True
             if page["next"] is None:
                 known.found = known.found._replace(objects=0)

@@ -6,13 +6,15 @@ The numbers are kept by the triggers of migration 0002, in the transactions that
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from s5jtd.ledger.access import told_plainly
 from s5jtd.ledger.database import Database
 from s5jtd.ledger.patience import OnBlocked, give_up, patient
+from s5jtd.ledger.states import State
+from s5jtd.model import Evidence
 
 #: Arrivals read at a time, and deleted at a time: short transactions, so that nobody has to wait.
 PAGE_ROWS: Final = 1000
@@ -146,6 +148,16 @@ class Passes:
     def has_room(self) -> bool:
         """Whether the ledger's disk has room to spare."""
         return self._db.intake_stopped is None
+
+    def any_delivered(self, job_id: int, keys: Collection[bytes], evidence: Collection[Evidence]) -> bool:
+        """Whether one of these objects is delivered, with a hop that is proven by this."""
+        levels = ", ".join("?" * len(evidence))
+        row = self._db.reading().execute(
+            f"SELECT 1 FROM objects WHERE job_id = ? AND key IN ({', '.join('?' * len(keys))}) AND state = ?"
+            f" AND (pull_evidence IN ({levels}) OR push_evidence IN ({levels})) LIMIT 1",
+            (job_id, *keys, State.DELIVERED.value, *evidence, *evidence),
+        )
+        return row.fetchone() is not None
 
     def open_passes(self) -> list[OpenPass]:
         """Those that a report may have to tell of, the oldest first."""

@@ -127,16 +127,6 @@ class Views:
         )
         return {row[0]: State(row[1]) for row in rows}
 
-    def any_delivered(self, job_id: int, keys: Collection[bytes], evidence: Collection[Evidence]) -> bool:
-        """Whether one of these objects is delivered, with a hop that is proven by this."""
-        levels = ", ".join("?" * len(evidence))
-        row = self._db.reading().execute(
-            f"SELECT 1 FROM objects WHERE job_id = ? AND key IN ({', '.join('?' * len(keys))}) AND state = ?"
-            f" AND (pull_evidence IN ({levels}) OR push_evidence IN ({levels})) LIMIT 1",
-            (job_id, *keys, State.DELIVERED.value, *evidence, *evidence),
-        )
-        return row.fetchone() is not None
-
     # plan
 
     def candidates(self, job_id: int, limit: int, order: str = "key") -> list[Item]:
