@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python -m
 help:
 	@echo 'make demo    a whole transfer between two embedded S3 servers, proved at the end'
 	@echo 'make test    all tests'
-	@echo 'make test-go the road between servers built with `go install`'
+	@echo 'make test-go the road between servers built with `go install`, and Prometheus on our metrics and rules'
 	@echo 'make test-systemd  the installed service, as root on a machine that systemd runs: docs/INSTALL.md'
 	@echo 'make bundle  dist/s5jtd-VERSION-linux-{amd64,arm64}.tar.gz, to install without network'
 	@echo 'make man     build/man/s5jtd.8 and the other manual pages, and completions/ for shells'
@@ -28,10 +28,11 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(RUN) pytest -n 4 --dist worksteal --reruns 1 $(TESTS)
 
-# Servers that no Python package brings; they take a while to build, once.
+# Servers and judges that no Python package brings; they take a while to build, once.
 test-go: $(VENV)/test.stamp
 	GOBIN=$(abspath $(VENV)/go) go install github.com/versity/versitygw/cmd/versitygw@latest
 	GOBIN=$(abspath $(VENV)/go) go install github.com/minio/minio@latest
+	cd tests/promcheck && GOBIN=$(abspath $(VENV)/go) go install .
 	$(RUN) pytest tests/test_go_servers.py
 
 # Changes the machine it runs on: it installs s5jtd from the bundle, and removes it again.

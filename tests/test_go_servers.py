@@ -1,17 +1,24 @@
-"""The road between servers built with `go install`; `make test-go` builds what it needs."""
+"""What needs programs built with Go: the road between real servers, and Prometheus on our metrics."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from s5jtd.api.metrics import render
 from s5jtd.errors import Exit
+from s5jtd.metrics_file import MetricsFile
+from s5jtd.problems import Problems
 from tests.appliance import Appliance, contents, digests, side, some_objects
 from tests.servers import Server, go_program, running_minio, running_versitygw
+from tests.test_monitoring import FOLDER, full_status
 
 Running = Callable[[Path, Path], contextlib.AbstractContextManager[Server]]
 SERVERS: dict[str, Running] = {"versitygw": running_versitygw, "minio": running_minio}
@@ -67,3 +74,26 @@ def test_a_multipart_object_keeps_its_etag(server: Server, tmp_path: Path) -> No
     etags = {boto.head_object(Bucket=bucket, Key="parts")["ETag"] for bucket in (here, there)}
     assert len(etags) == 1
     assert contents(server, here) == contents(server, there)
+
+
+def test_prometheus_itself_finds_no_fault_with_our_rules_and_metrics(tmp_path: Path) -> None:
+    """By the packages behind `promtool check rules` and `promtool check metrics`."""
+    promcheck = go_program("promcheck")
+    if promcheck is None:
+        pytest.skip("promcheck is not on this machine; `make test-go` builds it where Go is")
+
+    def faults(*arguments: str, text: bytes = b"") -> str:
+        done = subprocess.run([promcheck, *arguments], input=text, capture_output=True, check=False)
+        return (done.stdout + done.stderr).decode()
+
+    state: Any = full_status()
+    written = MetricsFile(tmp_path, lambda: state, Problems())
+    written.step(lambda: None)
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
+
+    assert faults("rules", str(FOLDER / "alerts.yml")) == ""
+    assert faults("metrics", text=written.path.read_bytes()) == ""
+    assert faults("metrics", text=render(state, datetime.now(UTC))) == ""
+    assert "could not parse expression" in faults("rules", str(wrong))
+    assert "_total" in faults("metrics", text=b"# HELP a_b A.\n# TYPE a_b counter\na_b 1\n")
