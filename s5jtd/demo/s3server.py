@@ -36,18 +36,6 @@ _OWN_HEADERS = {"connection", "transfer-encoding", "content-length"}
 #: Sub-resources that tell requests apart which otherwise look like a GET or PUT of the object.
 _KINDS = {"tagging": "tagging", "acl": "acl", "uploads": "upload", "partNumber": "part", "uploadId": "upload"}
 
-_Key: Any = FakeKey
-_hashed = _Key.etag.fget
-
-
-def _etag(key: Any) -> Any:
-    """Alone with the key's buffer: else one who reads it meanwhile moves it on, and a wrong ETag stays."""
-    with key.lock:
-        return _hashed(key)
-
-
-_Key.etag = property(_etag)
-
 Answer = tuple[str, list[tuple[str, str]], bytes]
 
 
