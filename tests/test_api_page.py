@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from s5jtd.errors import S5jtError
-from tests.appliance import until
+from tests.appliance import WAIT_SECONDS, until
 from tests.fake_controls import per_state
 from tests.log_api import LogApi, ReportControls, running_api
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-WAIT_SECONDS = 20.0
+
 
 pytestmark = [
     pytest.mark.skipif(

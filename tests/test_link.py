@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 
 from s5jtd.engine.contract import End, Failure, Remote, Transfer
 from s5jtd.engine.s5cmd import S5cmd
+from s5jtd.link import relay
 from s5jtd.link.budget import KEPT_SECONDS, Budget
 from s5jtd.link.headroom import Headroom
 from s5jtd.link.line import Line
@@ -388,6 +390,26 @@ def test_s5cmd_moves_no_faster_than_the_limit_and_whole(line, rclone, rclone_tls
         assert {hashlib.md5(body).digest() for body in stand.read().values()} == {
             hashlib.md5(body).digest() for body in objects.values()
         }
+
+
+def test_the_window_of_a_connection_that_began_among_many_grows_when_they_are_gone(line):
+    """A larger buffer alone leaves it small: the tail of a chunk came at a thirtieth of the limit."""
+    line.order(PULL, int(RATE))
+    budget = line.budget(PULL)
+    route = relay._Route(None, b"", None, PULL, budget, Counter({PULL: 500}), {})
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as near:
+        host, port = server.getsockname()
+        relay._leave_from(near, route, host)
+        near.connect((host, port))
+
+        def window() -> int:
+            return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP)
+
+        among_many = window()
+        relay._hold_back(near, route, 4, relay._round_trip(near, route))
+
+        assert among_many < 8 * 1024
+        assert window() > 128 * 1024
 
 
 def test_two_processes_share_one_budget(line, rclone, tmp_path):

@@ -66,6 +66,7 @@ class _Route:
     direction: Direction
     budget: Budget
     open: Counter[Direction]  #: connections under way, of all routes
+    round_trips: dict[str, float]  #: seconds, as last seen, by host; of all routes
 
 
 class Relay:
@@ -76,6 +77,7 @@ class Relay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._open: Counter[Direction] = Counter()  # touched by its thread alone
+        self._round_trips: dict[str, float] = {}
         self._turns: dict[Budget, asyncio.Lock] = {}
 
     @contextlib.contextmanager
@@ -105,8 +107,9 @@ class Relay:
         else:
             parts, target, host = None, None, "127.0.0.1"
         route = _Route(
-            target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget, self._open
-        )
+            target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget, self._open,
+            self._round_trips,
+        )  # fmt: skip
         listener = socket.create_server((host, 0), family=_family(host), backlog=512)
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -269,7 +272,7 @@ class Relay:
                 await _readable(source)  # who draws and then waits keeps others from moving
                 if route.direction is Direction.PULL and loop.time() >= reckon_at:
                     reckon_at = loop.time() + _RECKON_SECONDS
-                    _hold_back(source, route, route.open[route.direction])
+                    _hold_back(source, route, route.open[route.direction], _round_trip(source, route))
                 granted = await self._granted(budget, _PIECE_BYTES)
                 piece = await loop.sock_recv(source, granted)
                 budget.give_back(granted - len(piece))
@@ -352,7 +355,7 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
                 try:
                     server.setblocking(False)
                     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    _leave_from(server, route)
+                    _leave_from(server, route, str(address[0]))
                     await loop.sock_connect(server, address)
                 except OSError as failed:
                     server.close()
@@ -369,22 +372,33 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
     raise Refused(f"502 {error.strerror or 'Bad Gateway'}") from error
 
 
-def _hold_back(server: socket.socket, route: _Route, connections: int) -> None:
+def _hold_back(server: socket.socket, route: _Route, connections: int, round_trip: float) -> None:
     """Let the kernel take in little more than the limit has for one of so many connections.
 
     What it takes in has travelled, whoever draws for it later; but it must be enough for the round trip.
     """
     least, most = _RECEIVE_BYTES
     rate = route.budget.rate
-    info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
-    seconds = _AHEAD_SECONDS + _ROUND_TRIPS * int.from_bytes(info[_RTT_AT:], sys.byteorder) / 1e6
+    seconds = _AHEAD_SECONDS + _ROUND_TRIPS * round_trip
     ahead = most if rate is None else int(rate * seconds / max(1, connections))
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, min(max(ahead, least), most))
+    size = min(max(ahead, least), most)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    # A buffer that grows again lets in no more by itself: the window stays below what it once began with.
+    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size)
 
 
-def _leave_from(server: socket.socket, route: _Route) -> None:
+def _round_trip(server: socket.socket, route: _Route) -> float:
+    info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
+    seconds = int.from_bytes(info[_RTT_AT:], sys.byteorder) / 1e6
+    route.round_trips[server.getpeername()[0]] = seconds
+    return seconds
+
+
+def _leave_from(server: socket.socket, route: _Route, host: str) -> None:
     if route.direction is Direction.PULL and route.budget.rate is not None:
-        _hold_back(server, route, max(_CONNECTIONS_MIN, route.open[route.direction]))
+        # How far its window can ever grow is settled now, so the length of the way counts already.
+        connections = max(_CONNECTIONS_MIN, route.open[route.direction])
+        _hold_back(server, route, connections, route.round_trips.get(host, 0.0))
     if route.bind is None:
         return
     try:
