@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
+import itertools
 import random
 import socket
 import ssl
@@ -355,9 +356,9 @@ def line(tmp_path: Path) -> Iterator[Line]:
 
 
 @contextlib.contextmanager
-def stand_on(line: Line, server: Server, folder: Path) -> Iterator[Stand]:
+def stand_on(line: Line, server: Server, folder: Path, **engine: Any) -> Iterator[Stand]:
     folder.mkdir(exist_ok=True)
-    with stand_at(server, server.new_bucket(), S5cmd(ways=line.open), folder) as stand:
+    with stand_at(server, server.new_bucket(), S5cmd(ways=line.open, **engine), folder) as stand:
         yield stand
 
 
@@ -384,6 +385,9 @@ def test_s5cmd_moves_no_faster_than_the_limit_and_whole(line, rclone, rclone_tls
             assert result.run.end is End.EXITED
             assert not any(result.failures.values()), result.failures
             assert count * size < RATE * (seconds + KEPT_SECONDS) * 1.02
+            told = itertools.accumulate(result.moved)
+            pairs = zip(told, result.beats, strict=True)
+            assert all(moved <= RATE * (at - began + KEPT_SECONDS) * 1.02 for moved, at in pairs)
             if direction is PUSH:
                 for name in stand.read():
                     (stand.data / name).unlink()
@@ -396,7 +400,7 @@ def test_the_window_of_a_connection_that_began_among_many_grows_when_they_are_go
     """A larger buffer alone leaves it small: the tail of a chunk came at a thirtieth of the limit."""
     line.order(PULL, int(RATE))
     budget = line.budget(PULL)
-    route = relay._Route(None, b"", None, PULL, budget, Counter({PULL: 500}), {})
+    route = relay._Route(None, b"", None, PULL, budget, Counter(), Counter({PULL: 500}), {})
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as near:
         host, port = server.getsockname()
         relay._leave_from(near, route, host)
@@ -410,6 +414,15 @@ def test_the_window_of_a_connection_that_began_among_many_grows_when_they_are_go
 
         assert among_many < 8 * 1024
         assert window() > 128 * 1024
+
+
+def test_what_a_low_limit_lets_by_is_no_stall(line, rclone, tmp_path):
+    """The program has long written all of it to its socket, and waits."""
+    line.order(PUSH, 128 * 1024)
+    with stand_on(line, rclone, tmp_path / "stand", stall_seconds=1.0) as stand:
+        result = stand.push(stand.write("1.obj", bytes(MIB // 2), b"k"))
+
+    assert (result.run.end, result.failures) == (End.EXITED, {"1.obj": None})
 
 
 def test_two_processes_share_one_budget(line, rclone, tmp_path):

@@ -172,6 +172,10 @@ class Way(Protocol):
     def holds(self) -> Callable[[], bool]:
         """Asked at least once a second; False: the run must end, to begin anew under other limits."""
 
+    @property
+    def passed(self) -> Callable[[], int] | None:
+        """Bytes that went by in the run's direction so far; None where nobody stands on the way to count."""
+
 
 #: Of so many bytes in this direction, how many may move now; if none, after how many seconds to ask again.
 Draw = Callable[[Direction, int], tuple[int, float]]

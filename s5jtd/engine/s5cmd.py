@@ -140,22 +140,23 @@ class S5cmd:
                 folder_fd=batch.data_fd,
                 pass_fds=[batch_fd],
             ) as child:
-                ended_by_us = self._follow(child, talk, on_progress, lambda: stop() or not way.holds())
+                ended_by_us = self._follow(
+                    child, _Progress(talk, way.passed), on_progress, lambda: stop() or not way.holds()
+                )
                 exit_code = child.exit_code
         by_itself = End.KILLED if exit_code is not None and exit_code < 0 else End.EXITED
         starved = ended_by_us is None and _is_starved(exit_code, talk.messages, killed_before)
         return Run(ended_by_us or by_itself, exit_code, tuple(talk.messages), starved)
 
     def _follow(
-        self, child: Child, talk: _Talk, on_progress: Callable[[int], None], stop: Callable[[], bool]
+        self, child: Child, progress: _Progress, on_progress: Callable[[int], None], stop: Callable[[], bool]
     ) -> End | None:
         """Listen until the process ended; the reason, where it was us who ended it."""
-        progress = _Progress(talk, time.monotonic())
         end: End | None = None
         insist_at = beat_at = 0.0
         while not child.ended:
             for line in child.lines(_BEAT_SECONDS):
-                talk.hear(line)
+                progress.talk.hear(line)
             now = time.monotonic()
             if end is not None and now > insist_at:
                 child.insist()
@@ -204,6 +205,7 @@ class _Talk:
         self._batch = batch
         self._on_outcome = on_outcome
         self._pending = {transfer.name: transfer.size for transfer in batch.transfers}
+        self.is_push = batch.direction is Direction.PUSH
         self.bytes_asked = sum(self._pending.values())
         self.bytes_done = 0
         self.objects_ended = 0
@@ -247,23 +249,29 @@ class _Progress:
     """Turns a process's counters into bytes moved, and into how long it has been still.
 
     What it writes fits both ways: to files on a pull, to sockets on a push, and each byte once.
-    (It reads a file up to three times for one push.)  In a stall both counters stand exactly still.
+    (It reads a file up to three times for one push.)  In a stall both counters stand exactly still.  But
+    sockets take in megabytes for a slow link; where somebody counts behind them, that is what was pushed,
+    and no stall is what moves there.
     """
 
-    def __init__(self, talk: _Talk, now: float) -> None:
-        self._talk = talk
+    def __init__(self, talk: _Talk, passed: Callable[[], int] | None) -> None:
+        self.talk = talk
+        self._passed = passed
         self._reported_bytes = 0
-        self._last: tuple[Counters | None, int] | None = None
-        self._moved_at = now
+        self._last: tuple[Counters | None, int, int] | None = None
+        self._moved_at = time.monotonic()
 
     def advance(self, counters: Counters | None, now: float) -> int:
         """The bytes that moved since the last call; in sum never more than the batch has."""
-        talk = self._talk
-        seen = (counters, talk.objects_ended)
+        talk = self.talk
+        passed = self._passed() if self._passed is not None else 0
+        seen = (counters, passed, talk.objects_ended)
         if seen != self._last or counters is None:
             self._last = seen
             self._moved_at = now
         written = counters.written_bytes if counters else 0
+        if self._passed is not None and talk.is_push:
+            written = passed
         moved = max(written - talk.objects_ended * _OBJECT_OVERHEAD_BYTES, talk.bytes_done)
         new = max(min(moved, talk.bytes_asked) - self._reported_bytes, 0)
         self._reported_bytes += new
@@ -280,6 +288,7 @@ class _Straight(NamedTuple):
     endpoint_url: str | None
     proxy: str | None
     holds: Callable[[], bool]
+    passed: None = None
 
 
 @contextlib.contextmanager

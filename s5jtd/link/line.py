@@ -132,13 +132,13 @@ class Line:
             OSError: there is no port or thread left for it.
         """
         if bind is None and not self._may_be_limited(direction):
-            yield Way(endpoint_url, proxy, lambda: self.rate(direction) is None)
+            yield Way(endpoint_url, proxy, None, lambda: self.rate(direction) is None)
             return
         budget = self._budgets[direction]
         with self._relay.open(
             endpoint_url, proxy=proxy, bind=bind, direction=direction, budget=budget
         ) as way:
-            yield Way(way.endpoint_url, way.proxy, lambda: not self.stopped(direction))
+            yield way._replace(holds=lambda: not self.stopped(direction))
 
     def close(self) -> None:
         """End the relay and all that goes through it."""

@@ -53,6 +53,7 @@ class Way(NamedTuple):
 
     endpoint_url: str | None
     proxy: str | None
+    passed: Callable[[], int] | None  #: bytes that went by so far in its direction
     holds: Callable[[], bool]  #: False: another limit holds that this way cannot keep; end and begin anew
 
 
@@ -65,6 +66,7 @@ class _Route:
     bind: str | None
     direction: Direction
     budget: Budget
+    passed: Counter[Direction]  #: bytes handed on in the direction that counts
     open: Counter[Direction]  #: connections under way, of all routes
     round_trips: dict[str, float]  #: seconds, as last seen, by host; of all routes
 
@@ -107,8 +109,8 @@ class Relay:
         else:
             parts, target, host = None, None, "127.0.0.1"
         route = _Route(
-            target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget, self._open,
-            self._round_trips,
+            target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget,
+            Counter(), self._open, self._round_trips,
         )  # fmt: skip
         listener = socket.create_server((host, 0), family=_family(host), backlog=512)
         listener.setblocking(False)
@@ -122,14 +124,18 @@ class Relay:
             served.append(task)
 
         loop.call_soon_threadsafe(begin)
+
+        def passed() -> int:
+            return route.passed[direction]
+
         try:
             if here is not None and parts is not None:
-                yield Way(f"{parts.scheme}://{_in_url(parts.hostname or '')}:{port}", None, _always)
+                yield Way(f"{parts.scheme}://{_in_url(parts.hostname or '')}:{port}", None, passed, _always)
             elif parts is not None:
                 user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-                yield Way(endpoint_url, f"http://{user}127.0.0.1:{port}", _always)
+                yield Way(endpoint_url, f"http://{user}127.0.0.1:{port}", passed, _always)
             else:
-                yield Way(endpoint_url, f"http://s5jtd:{word}@127.0.0.1:{port}", _always)
+                yield Way(endpoint_url, f"http://s5jtd:{word}@127.0.0.1:{port}", passed, _always)
         finally:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in served])
@@ -209,7 +215,7 @@ class Relay:
                 self._pump(server, client, self._drawn(route, Direction.PULL), route, closes=True)
             )
             try:
-                await self._requests(reader, head, server, self._drawn(route, Direction.PUSH))
+                await self._requests(reader, head, server, self._drawn(route, Direction.PUSH), route)
             finally:
                 try:
                     if reader.ended:  # who asks no more may still be listening
@@ -221,7 +227,7 @@ class Relay:
                     await asyncio.gather(answers, return_exceptions=True)
 
     async def _requests(
-        self, reader: _Reader, head: bytes | None, server: socket.socket, budget: Budget | None
+        self, reader: _Reader, head: bytes | None, server: socket.socket, budget: Budget | None, route: _Route
     ) -> None:
         """Hand on one request after the other, each with the line a server expects, and its body."""
         loop = asyncio.get_running_loop()
@@ -237,6 +243,8 @@ class Relay:
                     return
                 length -= len(piece)
                 await loop.sock_sendall(server, piece)
+                if budget is not None:
+                    route.passed[route.direction] += len(piece)
             head = await reader.head()
 
     async def _both(
@@ -281,6 +289,8 @@ class Relay:
                     target.shutdown(socket.SHUT_RDWR if closes else socket.SHUT_WR)
                 return
             await loop.sock_sendall(target, piece)
+            if budget is not None:
+                route.passed[route.direction] += len(piece)
 
     async def _granted(self, budget: Budget | None, wanted: int) -> int:
         """Wait in line, first come, first served."""
@@ -355,6 +365,8 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
                 try:
                     server.setblocking(False)
                     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    # What lies in the kernel unsent has neither passed nor been kept from passing.
+                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _PIECE_BYTES)
                     _leave_from(server, route, str(address[0]))
                     await loop.sock_connect(server, address)
                 except OSError as failed:
