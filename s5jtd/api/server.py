@@ -29,6 +29,7 @@ from s5jtd.api.refusal import bad_request
 log = structlog.get_logger()
 
 _SHUTDOWN_SECONDS = 2.0  # for a client to take our goodbye of TLS
+_LINGER_SECONDS = 2.0  # for a client to send what it was about to, and then to read why that was in vain
 _PAUSE_SECONDS = 0.2  # after the system had no descriptor for a client
 #: What accept() says when the client, not we, is the reason.
 _CLIENTS_OWN = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.EINTR}
@@ -70,10 +71,16 @@ class Visit:
 class _Http(H11Protocol):
     """uvicorn's protocol, which says when it ends and refuses what is no HTTP in our own way."""
 
+    _is_refused = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         transport.set_write_buffer_limits(high=64 * 1024)  # SSL's own would be half a megabyte
         super().connection_made(transport)
         self.app_state["visit"].waiting()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_refused:
+            super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -95,7 +102,13 @@ class _Http(H11Protocol):
                 f"x-content-type-options: nosniff\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             self.transport.write(head.encode() + body)
-        self.transport.close()
+        # Who is still sending would not come to read it if we hung up now: RFC 9112, section 9.6.
+        self._is_refused = True
+        asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._hang_up)
+
+    def _hang_up(self) -> None:
+        if not self.app_state["visit"].ended.is_set():
+            self.transport.close()
 
 
 class Server:

@@ -19,7 +19,7 @@ from s5jtd.folders.client import MARKER
 from s5jtd.folders.copying import Stopped, copy
 from s5jtd.folders.paths import Unfit, exact, opened_file, opened_parent, opened_root, unfit
 from s5jtd.model import Direction
-from s5jtd.volumes.probe import syncfs
+from s5jtd.volumes.probe import syncfs, syncfs_and_ask
 
 #: Where files of a destination are written before they get their names; never listed.
 TEMPORARY: Final = ".s5jtd-temporary"
@@ -132,7 +132,7 @@ class FolderEngine:
                     except (OSError, Unfit) as error:
                         failed[transfer.name] = _in_the_way(transfer, error)
                     talk.on_progress(0)
-                syncfs(root_fd)
+                syncfs_and_ask(root_fd)
             finally:
                 for _transfer, name in written.values():
                     with contextlib.suppress(OSError):  # it has its own name by now

@@ -28,7 +28,7 @@ from s5jtd.folders.paths import (
 )
 from s5jtd.integrity.hashing import Wanted, hash_stream
 from s5jtd.model import Listed, printable
-from s5jtd.volumes.probe import syncfs
+from s5jtd.volumes.probe import syncfs_and_ask
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Leave:
     def _synced(self) -> bool:
         try:
             with opened_root(self._to or self._directory) as root_fd:
-                syncfs(root_fd)
+                syncfs_and_ask(root_fd)
         except (OSError, VolumeError) as error:
             _tell(self._to or self._directory, str(error))
             return False

@@ -253,6 +253,18 @@ def syncfs(fd: int) -> None:
             raise _last_error()
 
 
+def syncfs_and_ask(fd: int) -> None:
+    """The same where nothing else proves the file system afterwards, as a chunk's seal does on a volume.
+
+    One that is shut down by an error while it syncs may answer well; asked once more it does not.
+
+    Raises:
+        VolumeFailed: not everything could be written.
+    """
+    syncfs(fd)
+    syncfs(fd)
+
+
 def fsync_dir(dir_fd: int) -> None:
     """Make the names in a folder durable; errors are as final as those of `syncfs`.
 
