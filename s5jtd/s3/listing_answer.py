@@ -77,8 +77,11 @@ class Answer:
         self._count += len(rows)
         if not self._is_encoded:
             self._guessed = self._guessed or any("%" in row[0] or "+" in row[0] for row in rows)
-        key = self._key
-        return [Listed(key(row[0]), _size(row[1]), row[2].strip('"'), milliseconds(row[3])) for row in rows]
+        keys = self._keys([row[0] for row in rows])
+        return [
+            Listed(key, _size(row[1]), row[2].strip('"'), milliseconds(row[3]))
+            for key, row in zip(keys, rows, strict=True)
+        ]
 
     def has_more(self, page_size: int) -> bool:
         """Whether the listing goes on after this answer.
@@ -102,6 +105,11 @@ class Answer:
         if not key:
             raise NotListing("its listing holds an object without a key")
         self._rows.append((key, size, said.pop("ETag", ""), said.pop("LastModified", "")))
+
+    def _keys(self, texts: list[str]) -> list[bytes]:
+        """All at once, which is cheaper.  XML carries no NUL: where there is one more, it was in a key."""
+        keys = self._key("\0".join(texts)).split(b"\0") if texts else []
+        return keys if len(keys) == len(texts) else [self._key(text) for text in texts]
 
     def _key(self, text: str) -> bytes:
         """A key's bytes; "+" is a space in this encoding, in all servers that write it."""
