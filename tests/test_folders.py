@@ -52,7 +52,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     found = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
-        if path.is_file() and ".s5jtd-" not in name:
+        if path.is_file() and not name.startswith(".s5jtd-") and not path.name.startswith(".s5jtd-leaving."):
             with contextlib.suppress(FileNotFoundError):  # it left in this moment
                 found[name] = path.read_bytes()
     return found
