@@ -24,9 +24,9 @@ help:
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/s5jtd demo
 
-# What fails is tried once more, because real servers and processes share two cores; the summary tells of it.
+# What fails is tried up to twice more, because real servers and processes share two cores; the summary tells of it.
 test: $(VENV)/test.stamp
-	$(RUN) pytest -n 4 --dist worksteal --reruns 1 $(TESTS)
+	$(RUN) pytest -n 4 --dist worksteal --reruns 2 $(TESTS)
 
 # Servers and judges that no Python package brings; they take a while to build, once.
 test-go: $(VENV)/test.stamp
