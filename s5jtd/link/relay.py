@@ -45,6 +45,7 @@ _RECKON_SECONDS: Final = 1.0
 _RECEIVE_BYTES: Final = (2 * 1024, 4 << 20)
 #: Where `struct tcp_info` of <linux/tcp.h> has the smoothed round trip, in microseconds.
 _RTT_AT: Final = 68
+_HOSTS_MAX: Final = 1_000
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -402,6 +403,8 @@ def _hold_back(server: socket.socket, route: _Route, connections: int, round_tri
 def _round_trip(server: socket.socket, route: _Route) -> float:
     info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
     seconds = int.from_bytes(info[_RTT_AT:], sys.byteorder) / 1e6
+    if len(route.round_trips) >= _HOSTS_MAX:  # a large service has many addresses, and shows others each year
+        route.round_trips.clear()
     route.round_trips[server.getpeername()[0]] = seconds
     return seconds
 
