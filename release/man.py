@@ -17,7 +17,7 @@ import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from s5jtctl.__main__ import cli
+from s5jtctl.commands import cli
 from s5jtd import __version__
 from s5jtd.cli import main as s5jtd
 

@@ -6,11 +6,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, cast
 
 from s5jtd import protocol
 from s5jtd.protocol import Exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # somebody waits for what is loaded
+    from collections.abc import Iterator, Mapping
+    from typing import Any
 
 _RECV_BYTES = 256 * 1024
 _LOOK = "look at: systemctl status s5jtd"
@@ -180,7 +183,7 @@ def _result(message: Mapping[str, Any]) -> dict[str, Any]:
     if error is None:
         result = message.get("result")
         if isinstance(result, dict):
-            return cast("dict[str, Any]", result)
+            return result
         raise _unclear("neither a result nor an error")
     try:
         data = error["data"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from s5jtctl import status as plain
 from s5jtctl import units
-from s5jtctl.status import Look
+from s5jtctl.terminal import Look
 from s5jtctl.text import cut, pad, paint, paint_state, safe, table, width, wrap
 from s5jtd.protocol import Event, Job, PerState, Problem, Status, Volume
 

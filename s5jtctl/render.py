@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from s5jtctl import units
-from s5jtctl.status import INSECURE, Look, latency
+from s5jtctl.status import INSECURE, latency
+from s5jtctl.terminal import Look
 from s5jtctl.text import paint, paint_state, safe, table
 
 # Replies may come from a newer or older daemon: what was added after the first version is read with
@@ -235,15 +236,6 @@ def reloaded(reply: Reply, _look: Look) -> list[str]:
 def event(reply: Reply) -> str:
     job = f"  {safe(reply['job'])}" if reply["job"] else ""
     return f"{safe(reply['at'])}{job}  {safe(reply['event'])}  {safe(reply['message'])}".rstrip()
-
-
-def failure(what: str, hint: str) -> list[str]:
-    """Two lines, whatever is in them."""
-    return [f"s5jtctl: {safe(what)}", *([f"hint: {safe(hint)}"] if hint else [])]
-
-
-def check(level: str, words: str) -> str:
-    return f"s5jtd {level} - {safe(words)}"
 
 
 def _words(result: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,12 +11,11 @@ import click
 
 from s5jtctl import units
 from s5jtctl.client import Daemon
+from s5jtctl.quick import TIMEOUT_SECONDS
 from s5jtctl.render import Renderer
-from s5jtctl.status import Look
+from s5jtctl.terminal import columns, look, show_json, show_lines
 from s5jtd import protocol
 from s5jtd.protocol import Method
-
-TIMEOUT_SECONDS = 10.0  #: for what is answered at once; what waits for work waits as long as it takes
 
 # What was typed, by the names of the options that every command has.
 _SOCKET, _JSON, _TIMEOUT = "s5jtctl.socket", "s5jtctl.json", "s5jtctl.timeout"
@@ -135,21 +132,4 @@ def show_reply(reply: dict[str, Any], renderer: Renderer) -> None:
     if as_json():
         show_json(reply)
     else:
-        click.echo("\n".join(renderer(reply, look(terminal_columns()))))
-
-
-def show_json(value: object) -> None:
-    # ASCII, as on the socket: a key in JSON on a terminal is still a key.
-    click.echo(json.dumps(value, indent=2))
-
-
-def look(columns: int) -> Look:
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return Look(columns, colour=sys.stdout.isatty() and not plain, now=datetime.now(UTC))
-
-
-def terminal_columns() -> int:
-    try:
-        return max(40, os.get_terminal_size(sys.stdout.fileno()).columns)
-    except (OSError, ValueError):
-        return 80
+        show_lines(renderer(reply, look(columns())))

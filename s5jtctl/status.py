@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
 from enum import IntEnum
-from typing import NamedTuple
 
 from s5jtctl import units
+from s5jtctl.terminal import Look
 from s5jtctl.text import cut, pad, paint, paint_state, safe, table, width, wrap
-from s5jtd.protocol import Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # somebody waits for what is loaded
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from s5jtd.protocol import Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
 
 _TO_GO = ("seen", "pulling", "staged", "pushing")
 # What needs a person comes first; a state from a newer daemon is shown before all, rather than hidden.
@@ -20,14 +24,6 @@ _TOLD = {"endpoint_down": " endpoint ", "volume_": "volume ", "objects_parked": 
 #: One line is read on a pager.
 _SAID_MAX = 6
 _ENDPOINT_ORDER = ("down", "degraded", "unknown", "up")
-
-
-class Look(NamedTuple):
-    """How and when something is shown."""
-
-    width: int  #: columns
-    colour: bool
-    now: datetime  #: aware
 
 
 class Level(IntEnum):
@@ -86,6 +82,11 @@ def verdict(reply: Status) -> tuple[Level, str]:
     to_go = sum(_sum(job["objects"], _TO_GO) for job in reply["jobs"])
     jobs = len(reply["jobs"])
     return Level.OK, f"{jobs} job{'' if jobs == 1 else 's'}, {units.count(to_go)} objects to go"
+
+
+def check(level: Level, words: str) -> str:
+    """The line that monitoring reads."""
+    return f"s5jtd {level.name} - {safe(words)}"
 
 
 def headline(daemon: Daemon) -> str:

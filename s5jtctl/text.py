@@ -6,7 +6,9 @@ may be printed; whatever is put together here has been through it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # somebody waits for what is loaded
+    from collections.abc import Iterable, Sequence
 
 _COLOURS = {"bold": "1", "red": "31", "green": "32", "yellow": "33"}
 

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 KIB = 1024
 MINUTE = 60
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([0-9]{1,9})([smhd])")
-_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(k|M|G|Ki|Mi|Gi)?(bit|B)/s")
+# Not compiled before one is needed: most commands read neither.
+_DURATION = r"([0-9]{1,9})([smhd])"
+_RATE = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)(k|M|G|Ki|Mi|Gi)?(bit|B)/s"
 _FACTOR = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 _BITS = {"bit": 8, "B": 1}
 
@@ -20,7 +21,7 @@ def duration_seconds(text: str) -> int:
     Raises:
         ValueError: in words for the operator.
     """
-    if not (match := _DURATION.fullmatch(text)) or int(match[1]) == 0:
+    if not (match := re.fullmatch(_DURATION, text)) or int(match[1]) == 0:
         raise ValueError(f"{text!r} is no duration; write it like 30s, 5m, 2h or 7d")
     return int(match[1]) * _SECONDS[match[2]]
 
@@ -31,7 +32,7 @@ def rate_bytes_per_second(text: str) -> int:
     Raises:
         ValueError: in words for the operator.
     """
-    if not (match := _RATE.fullmatch(text)):
+    if not (match := re.fullmatch(_RATE, text)):
         raise ValueError(f"{text!r} is no rate; write it with its unit, like 50Mbit/s or 6MiB/s")
     rate = int(float(match[1]) * _FACTOR[match[2]] / _BITS[match[3]])
     if rate < 1:
@@ -48,7 +49,7 @@ def instant(text: str, now: datetime) -> int | str:
     if text.isascii() and text.isdigit() and len(text) <= 18:
         return int(text)
     try:
-        if _DURATION.fullmatch(text):
+        if re.fullmatch(_DURATION, text):
             moment = now - timedelta(seconds=duration_seconds(text))
         elif (moment := datetime.fromisoformat(text)).tzinfo is None:
             raise ValueError

@@ -128,7 +128,7 @@ class Alarms:
         paths = {str(volume.path) for volume in self._pool.volumes}  # one that is missing has no id yet
         for row in self._ledger.views.volumes():
             is_away = row.id not in here and row.path not in paths
-            staged = self._ledger.views.staged_bytes(row.id) if is_away else 0
+            staged = self._ledger.views.staged_bytes().get(row.id, 0) if is_away else 0
             self._tell(
                 staged > 0, "volume_not_configured", row.path,
                 f"volume {row.name} at {row.path} holds {staged} bytes of this ledger's objects and is not in"

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 from s5jtd import __version__, protocol
 from s5jtd.errors import VolumeError
-from s5jtd.ledger.rows import FOREVER_MS, Pauses
+from s5jtd.ledger.rows import FOREVER_MS, Pass, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
-from s5jtd.ledger.views import Pass
 from s5jtd.link.tuning import CONFIGURED, Lane, Portion, Tuner
 from s5jtd.meter import Meter, worth
 from s5jtd.model import Direction, Learned, printable
@@ -73,6 +72,7 @@ class StatusDesk:
 
     def status(self, jobs: Sequence[Job]) -> protocol.Status:
         """All of it; `jobs` in the order they are to be shown."""
+        staged = self._ledger.views.staged_bytes()
         return {
             "daemon": {
                 "version": __version__,
@@ -83,7 +83,7 @@ class StatusDesk:
                 "config_path": self._config_path,
             },
             "jobs": [self.job(job) for job in jobs],
-            "volumes": [self.volume(volume) for volume in self._pool.volumes],
+            "volumes": [self.volume(volume, staged) for volume in self._pool.volumes],
             "endpoints": [line for job in jobs for line in endpoints(job)],
             "problems": [
                 {
@@ -99,18 +99,16 @@ class StatusDesk:
 
     def job(self, job: Job) -> protocol.Job:
         """One job."""
-        views = self._ledger.views
-        objects, sizes = views.counters(job.id)
-        pauses = views.pauses(job.id)
-        state, reason = self._state(job, pauses, objects)
-        last = views.last_pass(job.id)
+        known = self._ledger.views.overview(job.id)
+        objects, sizes, last = known.objects, known.sizes, known.last_pass
+        state, reason = self._state(job, known.pauses, objects)
         # The ledger and the meter are asked one after the other; what was settled in between is not in both.
         pulled = min(self._meter.under_way_bytes(job.id, Direction.PULL), sizes["pulling"])
         pushed = min(self._meter.under_way_bytes(job.id, Direction.PUSH), sizes["pushing"])
         return {
             "name": job.name,
             "state": state,
-            "paused_until": _paused_until(pauses),
+            "paused_until": _paused_until(known.pauses),
             "reason": reason,
             "objects": _per_state(objects),
             "bytes": _per_state(sizes),
@@ -125,10 +123,10 @@ class StatusDesk:
             },
             # What a source holds is not known before one look at it was complete.
             "eta_seconds": self._eta(job, objects, sizes)
-            if state == "running" and views.last_pass(job.id, complete=True)
+            if state == "running" and known.seen_whole
             else None,
             "last_scan": None if last is None else _last_scan(last),
-            "last_delivery_at": rfc3339(views.last_delivery_ms(job.id)),
+            "last_delivery_at": rfc3339(known.last_delivery_ms),
             "last_resync": _last_resync(job.resync.latest),
             "concurrency": {
                 "pull": self._concurrency(job, Direction.PULL),
@@ -183,8 +181,8 @@ class StatusDesk:
             return "running", None
         return ("running" if job.scanning else "idle"), None
 
-    def volume(self, volume: Volume) -> protocol.Volume:
-        """One volume."""
+    def volume(self, volume: Volume, staged: Mapping[int, int]) -> protocol.Volume:
+        """One volume; what is `staged`, by its id in the ledger."""
         free: int | None
         try:
             free = volume.space().free_bytes if volume.attached else None
@@ -196,7 +194,7 @@ class StatusDesk:
             "uuid": volume.uuid or None,
             "state": volume.state.value,
             "free_bytes": free,
-            "staged_bytes": self._ledger.views.staged_bytes(volume.ledger_id) if volume.ledger_id else None,
+            "staged_bytes": staged.get(volume.ledger_id, 0) if volume.ledger_id else None,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from s5jtd import protocol
 from s5jtd.errors import UsageError, VolumeError
@@ -31,7 +31,8 @@ class VolumeDesk:
 
     def rows(self) -> protocol.VolumeList:
         """Every volume of the pool."""
-        return {"volumes": [self._row(volume) for volume in self._pool.volumes]}
+        staged = self._views.staged_bytes()
+        return {"volumes": [self._row(volume, staged) for volume in self._pool.volumes]}
 
     def drain(self, name: str, *, wait: bool, gave_up: Callable[[], bool]) -> protocol.VolumeChange:
         """Take nothing more onto a volume; with `wait`, answer when it can be removed.
@@ -70,7 +71,7 @@ class VolumeDesk:
         raise UsageError(f"there is no volume {name!r}", hint=f"the volumes are: {known}")
 
     def _changed(self, volume: Volume, result: protocol.VolumeResult) -> protocol.VolumeChange:
-        row = self._row(volume)
+        row = self._row(volume, self._views.staged_bytes())
         return {
             "name": row["name"],
             "state": row["state"],
@@ -81,7 +82,7 @@ class VolumeDesk:
             "reason": row["reason"],
         }
 
-    def _row(self, volume: Volume) -> protocol.VolumeRow:
+    def _row(self, volume: Volume, staged: Mapping[int, int]) -> protocol.VolumeRow:
         total: int | None = None
         if volume.attached:
             try:
@@ -90,7 +91,7 @@ class VolumeDesk:
                 total = None
         held = self._views.holdings(volume.ledger_id) if volume.ledger_id else None
         return {
-            **self._desk.volume(volume),
+            **self._desk.volume(volume, staged),
             "total_bytes": total,
             "only_here_bytes": held.only_here_bytes if held else None,
             "pull_bytes_per_second": volume.pace.bytes_per_second,

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import BashComplete as _BashComplete
 from click.shell_completion import FishComplete, ZshComplete
 
-from s5jtctl.__main__ import cli
+from s5jtctl.commands import cli
 from s5jtd.cli import main
 
 FOLDER = Path(__file__).parents[1] / "completions"

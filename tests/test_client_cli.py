@@ -28,6 +28,7 @@ from typing import Any
 import pytest
 
 from s5jtctl.client import Daemon, Failure
+from s5jtctl.quick import understood
 from s5jtd import protocol
 from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
@@ -75,21 +76,64 @@ def run(path: Path) -> Run:
     return run
 
 
+def loaded_by(program: str) -> set[str]:
+    """What is loaded when this has run; without what a site adds to Python, which may load anything."""
+    lines = f"import sys; sys.path[:0] = {sys.path!r}; {program}; print('LOADED', *sys.modules)"
+    shown = subprocess.check_output([sys.executable, "-IS", "-c", lines], text=True)
+    return set(shown.partition("LOADED ")[2].split())
+
+
 def test_the_client_stays_thin():
-    """Importing it loads no database, no S3 library and of the daemon nothing but the protocol."""
-    program = (
-        "import sys, s5jtctl.__main__ as client, s5jtctl.watch\n"
-        "sys.argv = ['s5jtctl', 'status', '--help']\n"
-        "client.main()\n"
-        "print('LOADED', *sorted(sys.modules))"
-    )
-    shown = subprocess.check_output([sys.executable, "-c", program], env=environment(), text=True)
-    loaded = set(shown.partition("LOADED ")[2].split())
+    """Of the daemon it loads nothing but the protocol; and to ask for `status`, hardly anything."""
+    all_of_it = loaded_by("import s5jtctl.commands, s5jtctl.watch, s5jtctl.live")
+    status = loaded_by("import s5jtctl.__main__")
 
     heavy = {"sqlite3", "boto3", "botocore", "pydantic", "structlog", "yaml", "asyncio", "ssl", "awscrt"}
-    assert "s5jtctl.watch" in loaded
-    assert not heavy & loaded
-    assert {name for name in loaded if name.partition(".")[0] == "s5jtd"} == {"s5jtd", "s5jtd.protocol"}
+    assert not heavy & all_of_it
+    assert {name for name in all_of_it if name.partition(".")[0] == "s5jtd"} == {
+        "s5jtd", "s5jtd.protocol", "s5jtd.shapes",
+    }  # fmt: skip
+    assert "s5jtd.protocol" in status
+    assert (
+        not {
+            "click",
+            "s5jtd.shapes",
+            "typing",
+            "inspect",
+            "dataclasses",
+            "pathlib",
+            "subprocess",
+            "unicodedata",
+        }
+        & status
+    )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status", "status archive-to-cloud", "status --json", "--json status archive-to-cloud",
+        "status --check", "status --check --json", "status nowhere", "status --json nowhere",
+        "status --socket nowhere/control.sock",
+    ],
+)  # fmt: skip
+def test_the_quick_way_to_status_says_what_the_long_way_says(command, server, run):
+    quick, long = run(*command.split()), run(*command.split(), "--timeout", "10s")
+
+    assert understood(command.split()) is not None
+    assert (quick.returncode, quick.stdout, quick.stderr) == (long.returncode, long.stdout, long.stderr)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "ping", "status --watch", "status --help", "status a b", "status --jso", "--check status",
+        "status --socket", "--socket status", "status -- a", "status --socket=x", "-h status",
+        "objects status",
+    ],
+)  # fmt: skip
+def test_whatever_is_not_plainly_status_goes_the_long_way(command):
+    assert understood(command.split()) is None
 
 
 def test_status_feels_instant(server, run):

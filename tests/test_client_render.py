@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from s5jtctl import live, render, units
 from s5jtctl.live import bar
-from s5jtctl.status import Level, Look, status, verdict
+from s5jtctl.status import Level, status, verdict
+from s5jtctl.terminal import Look, failure
 from s5jtctl.text import cut, paint, safe, table, width, wrap
 from s5jtctl.watch import changes, frame
 from s5jtd import protocol
@@ -474,7 +475,7 @@ def test_an_event_is_one_line():
 
 
 def test_an_error_is_two_lines_whatever_it_says():
-    assert render.failure("no\r\nway", "do\x1b[2Jthis") == [r"s5jtctl: no\x0d\x0away", r"hint: do\x1b[2Jthis"]
+    assert failure("no\r\nway", "do\x1b[2Jthis") == [r"s5jtctl: no\x0d\x0away", r"hint: do\x1b[2Jthis"]
 
 
 # Text.

@@ -417,7 +417,7 @@ def test_a_chunk_whose_folder_is_gone_travels_again_and_takes_the_volume_nowhere
     site.recover()
 
     assert set(site.states().values()) == {"seen"}
-    assert site.ledger.views.staged_bytes(site.volume.ledger_id) == 0
+    assert site.ledger.views.staged_bytes().get(site.volume.ledger_id, 0) == 0
 
 
 def test_an_older_ledger_does_not_take_a_lost_chunk_for_the_better_copy(site: Site) -> None:

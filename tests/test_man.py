@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import pytest
 
-from s5jtctl.__main__ import cli
+from s5jtctl.commands import cli
 from s5jtd.cli import main
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import verbs

@@ -91,6 +91,20 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """One look at a source."""
+
+    id: int
+    started_at_ms: int
+    finished_at_ms: int | None
+    complete: bool
+    listed: int
+    fresh: int
+    found: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Pauses:
     """Until when a job's halves rest, in Unix milliseconds; None: they run."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from s5jtd.ledger import rearm
 from s5jtd.ledger.database import Clock, Database
-from s5jtd.ledger.rows import Chunk, Item, Pauses, Volume
+from s5jtd.ledger.overview import Overview, as_pass, in_force, overview, staged_bytes
+from s5jtd.ledger.rows import Chunk, Item, Pass, Pauses, Volume
 from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.volumes import COLUMNS, Holdings, holdings, queued_bytes
@@ -24,20 +24,6 @@ _RANGE_ROWS_PER_KEY = 4  #: a range is read up to this many rows for each key of
 BACKOFF_MS_MAX = 3_600_000
 
 _ITEM = "id, key, size, etag, modified_ms, attempts"
-
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """One look at a source."""
-
-    id: int
-    started_at_ms: int
-    finished_at_ms: int | None
-    complete: bool
-    listed: int
-    fresh: int
-    found: int
-    error: str | None
 
 
 def _version(key: bytes, size: int, etag: str, modified_ms: int) -> Version:
@@ -298,6 +284,10 @@ class Views:
 
     # status
 
+    def overview(self, job_id: int) -> Overview:
+        """What `status` tells of a job."""
+        return overview(self._db.reading(), job_id, self._now())
+
     def counters(self, job_id: int) -> tuple[dict[str, int], dict[str, int]]:
         """Objects and bytes of a job by state."""
         rows = (
@@ -314,21 +304,20 @@ class Views:
             .execute("SELECT pull_paused_until_ms, push_paused_until_ms FROM jobs WHERE id = ?", (job_id,))
             .fetchone()
         )
-        now = self._now()
-        return Pauses(*(until if until is not None and until > now else None for until in row))
+        return in_force(row[0], row[1], self._now())
 
-    def last_pass(self, job_id: int, *, complete: bool = False) -> Pass | None:
-        """The newest look at a job's source, or the newest that saw all of it."""
+    def last_pass(self, job_id: int) -> Pass | None:
+        """The newest look at a job's source."""
         row = (
             self._db.reading()
             .execute(
                 "SELECT id, started_at_ms, finished_at_ms, complete, listed, fresh, found, error FROM passes"
-                " WHERE job_id = ? AND complete >= ? ORDER BY id DESC LIMIT 1",
-                (job_id, int(complete)),
+                " WHERE job_id = ? ORDER BY id DESC LIMIT 1",
+                (job_id,),
             )
             .fetchone()
         )
-        return row and Pass(row[0], row[1], row[2], bool(row[3]), row[4], row[5], row[6], row[7])
+        return None if row is None else as_pass(row)
 
     def last_delivery_ms(self, job_id: int) -> int | None:
         """When a chunk of this job last reached the destination."""
@@ -343,18 +332,9 @@ class Views:
         )
         return None if row[0] is None else int(row[0])
 
-    def staged_bytes(self, volume_id: int) -> int:
-        """Bytes of objects that lie on a volume, proven and not unlinked."""
-        row = (
-            self._db.reading()
-            .execute(
-                "SELECT coalesce(sum(aboard_bytes), 0) FROM chunks"
-                " WHERE volume_id = ? AND state <> 'released'",
-                (volume_id,),
-            )
-            .fetchone()
-        )
-        return int(row[0])
+    def staged_bytes(self) -> dict[int, int]:
+        """Bytes of objects that lie on each volume, proven and not unlinked."""
+        return staged_bytes(self._db.reading())
 
     def holdings(self, volume_id: int) -> Holdings:
         """What lies on a volume or is promised to it, and what of it would be lost with it."""

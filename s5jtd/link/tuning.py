@@ -174,10 +174,10 @@ class Tuner:
 
     def choose(self, lane: Lane, latency_ms: float | None, objects: int) -> Choice:
         """For a run of so many objects."""
-        with self._lock:
-            level = self._levels.get(lane)
-            if level is None:
-                level = self._levels[lane] = first_level(latency_ms)
+        level = self._levels.get(lane)
+        if level is None:
+            with self._lock:
+                level = self._levels.setdefault(lane, first_level(latency_ms))
         configured, rate = self._configured(), self._rate(lane.direction)
         if configured != "auto":
             level = Level(configured, "configured: limits.workers")
@@ -223,7 +223,4 @@ class Tuner:
 
     def shown(self, lane: Lane) -> Choice | None:
         """What the next run of many objects gets; None before the first."""
-        with self._lock:
-            if lane not in self._levels:
-                return None
-        return self.choose(lane, None, WORKERS_MAX)
+        return self.choose(lane, None, WORKERS_MAX) if lane in self._levels else None

@@ -247,8 +247,12 @@ class Endpoints:
         return self._endpoints
 
     def available(self) -> bool:
-        """Whether any of them may get work."""
-        return self.choose() is not None
+        """Whether any of them may get work.
+
+        Without the lock, as `snapshot`: `status` would wait for whoever holds it and waits for the processor.
+        What is looked at is replaced as a whole.
+        """
+        return any(one.health.state is not EndpointState.DOWN for one in self._endpoints)
 
     def choose(self) -> Endpoint | None:
         """Which endpoint the next request should use; None: all are down."""
@@ -344,8 +348,7 @@ class Endpoints:
 
     def snapshot(self) -> list[EndpointStatus]:
         """All of them as `status` shows them, in the order of the configuration."""
-        with self._lock:
-            return [endpoint.status() for endpoint in self._endpoints]
+        return [endpoint.status() for endpoint in self._endpoints]
 
     def _observe(self, endpoint: Endpoint, error: S5jtError | None) -> None:
         self.report(endpoint, error)
