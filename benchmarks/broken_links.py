@@ -1,10 +1,12 @@
 """What a large object costs on the wire when the server is killed again and again: bytes sent, by its size.
 
     python benchmarks/broken_links.py [--size 1GiB] [--kills 10] [--mode staged] [--kill server|link|daemon]
+    python benchmarks/broken_links.py --size 10GiB --every 60s --rate 240Mbit/s
 
 Two servers (Versity's gateway, built by `make test-go`), each behind a proxy that counts.  Staged, the source
 is killed so often while it gives and the destination while it takes; directly, where both happen at once,
 source and destination in turn.  `link` cuts every connection instead, and `daemon` kills s5jtd.
+With `--every` the link to both is cut whenever so much time has passed, until all has arrived.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +29,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.end_to_end import fill
-from s5jtd.units import format_bytes, parse_size
+from s5jtd.units import format_bytes, parse_duration, parse_size
 from tests.appliance import Appliance, contents, side, until
 from tests.chaos import Chaos
 from tests.servers import Server, free_port, go_program, running_versitygw
@@ -111,6 +114,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--mode", choices=["staged", "direct"], default="staged")
     parser.add_argument("--kill", choices=["server", "link", "daemon"], default="server")
+    parser.add_argument("--every", type=parse_duration, help="cut the link so often, not --kills times")
+    parser.add_argument("--rate", help="the bandwidth limit of both directions, such as 240Mbit/s")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, hops(Path(name)) as (source, destination):
         here, there = source.mortal.server.new_bucket(), destination.mortal.server.new_bucket()
@@ -124,7 +129,8 @@ def main() -> None:
                     "mode": given.mode,
                     "preserve": [],
                     "evidence": {"otherwise": "accept"},
-                }
+                },
+                limits={"bandwidth": {"pull": given.rate, "push": given.rate}},
             )
             appliance.start()
             started = time.monotonic()
@@ -132,20 +138,44 @@ def main() -> None:
             def end(hop: Hop) -> Callable[[], None]:
                 return {"server": hop.kill, "link": hop.cut, "daemon": lambda: restart(appliance)}[given.kill]
 
-            for hop, goal in plan(source, destination, given.size, given.kills, given.mode):
-                until(lambda: hop.moved() >= goal, f"{format_bytes(goal)} of {hop.method}", 600)  # noqa: B023
-                end(hop)()
-            print(appliance.settled(600))
+            with cut_each(given.every, [source, destination]) as cuts:
+                if given.every is None:
+                    for hop, goal in plan(source, destination, given.size, given.kills, given.mode):
+                        until(lambda: hop.moved() >= goal, f"{format_bytes(goal)} of {hop.method}", 600)  # noqa: B023
+                        end(hop)()
+                print(appliance.settled(7200))
             seconds = time.monotonic() - started
             appliance.stop()
             records = [json.loads(line) for line in appliance.log().splitlines() if line.startswith("{")]
             told = Counter(one["event"] for one in records if one.get("level") == "warning")
             print(f"warnings: {dict(told)}")
         equal = contents(source.mortal.server, here) == contents(destination.mortal.server, there)
-        print(f"{format_bytes(given.size)} {given.mode}, {given.kills} times {given.kill}: {seconds:.0f} s")
+        ends = f"link cut {len(cuts)} times" if given.every else f"{given.kills} times {given.kill}"
+        print(f"{format_bytes(given.size)} {given.mode}, {ends}: {seconds:.0f} s")
         for hop in (source, destination):
             print(f"  {hop.method}: {hop.moved() / given.size:.3f} times its size")
         print("  equal" if equal else "  DIFFERENT")
+
+
+@contextlib.contextmanager
+def cut_each(seconds: float | None, hops: list[Hop]) -> Iterator[list[float]]:
+    """Cut the links whenever so much time has passed, until the block ends; yields when that was."""
+    over = threading.Event()
+    cuts: list[float] = []
+
+    def work() -> None:
+        while not over.wait(seconds):
+            cuts.append(time.monotonic())
+            for hop in hops:
+                hop.cut()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield cuts
+    finally:
+        over.set()
+        thread.join()
 
 
 def plan(source: Hop, destination: Hop, size: int, kills: int, mode: str) -> list[tuple[Hop, int]]:
