@@ -108,6 +108,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "a delivered file could not be deleted or moved; it is tried again with each look"
         ),
         "files_left": Event("info", "delivered files were deleted or moved from the folder they came from"),
+        "folder_links_skipped": Event(
+            "warning", "symbolic links in a source folder were passed over: `links` of them; said once"
+        ),
         "folder_not_watched": Event(
             "warning", "changes in some folders are not heard of at once; each scan_every finds them"
         ),

@@ -74,24 +74,25 @@ def folder_link(
     """A side that is a folder: one endpoint, which is the folder itself."""
     directory = config.directory
     begun_mark = None
+    follow = isinstance(config, FolderSource) and config.symlinks == "follow"
     if isinstance(config, FolderSource):
         to = config.after.move if isinstance(config.after, Move) else None
         watch = FolderWatch(config.settle)
         folder = Folder(
             paths.unfit,
-            is_ready=partial(is_ready, directory),
+            is_ready=partial(is_ready, directory, follow=follow),
             leave=None if config.after == "keep" else Leave(directory, to),
             settle_seconds=config.settle,
             changes=watch,
         )
-        client = FolderClient(directory, settle_seconds=config.settle, watch=watch)
+        client = FolderClient(directory, settle_seconds=config.settle, follow_links=follow, watch=watch)
     else:
         begun_mark = marks / job_name if marks is not None else None
         folder = Folder(paths.unfit)
         client = FolderClient(directory, is_destination=True, begun_mark=begun_mark)
     remote = Remote(
         bucket="", endpoint_url=None, region=None, credentials_file=None, directory=directory,
-        begun_mark=begun_mark,
+        begun_mark=begun_mark, follow_links=follow,
     )  # fmt: skip
     endpoints = Endpoints([Endpoint(str(directory), client)])
     return Link(side, b"", "auto", endpoints, lambda _endpoint: remote, folder=folder)

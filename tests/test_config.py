@@ -399,3 +399,5 @@ def test_limits_that_exclude_each_other_are_refused():
         job_of(min_age="2d", max_age="1h")
     with pytest.raises(ValidationError, match="must lead out of the directory"):
         job_of(source={"directory": "/data", "after": {"move": "/data/done"}})
+    with pytest.raises(ValidationError, match="symlinks: follow needs after: keep"):
+        job_of(source={"directory": "/data", "after": "delete", "symlinks": "follow"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -107,6 +108,31 @@ def test_a_folder_arrives_and_a_second_pass_moves_nothing(
     fill(hot, {"a0": b"no longer empty"})
     assert appliance.once() == Exit.DONE, appliance.log()
     assert digests({b"site/a0": b"no longer empty"}).items() <= contents(moto, there).items()
+
+
+def test_links_are_followed_where_that_is_asked_for(
+    appliance: Appliance, hot: Path, moto: Server, tmp_path: Path
+) -> None:
+    there = moto.new_bucket()
+    elsewhere = tmp_path / "elsewhere"
+    fill(hot, {"own": b"1"})
+    fill(elsewhere, {"x/file": b"22", "file": b"333"})
+    (hot / "to-file").symlink_to(elsewhere / "file")
+    (hot / "to-folder").symlink_to(elsewhere / "x")
+    (hot / "around").symlink_to("../hot")
+    (elsewhere / "x" / "back").symlink_to(".")
+    (hot / "nowhere").symlink_to("/no/such/file")
+    appliance.configure(upload(hot, moto, there, symlinks="follow"))
+
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert contents(moto, there) == digests(
+        {b"site/own": b"1", b"site/to-file": b"333", b"site/to-folder/file": b"22"}
+    )
+    assert [one["links"] for one in appliance.events("folder_links_skipped")] == [3]
+
+    fill(elsewhere, {"x/file": b"another"})
+    assert appliance.once() == Exit.DONE, appliance.log()
+    assert contents(moto, there)[b"site/to-folder/file"] == hashlib.sha256(b"another").hexdigest()
 
 
 @pytest.mark.parametrize("after", ["delete", "move"])
@@ -434,6 +460,21 @@ def test_a_file_waits_until_it_has_settled_and_nobody_writes_to_it(hot: Path) ->
         assert not is_ready(hot, one)
         assert Leave(hot, None)([one], lambda: None) == []
     assert is_ready(hot, one)
+    (hot / "f").unlink()
+    assert is_ready(hot, one)  # where it is taken, it will be found gone
+
+
+def test_that_links_are_passed_over_is_said_once(hot: Path) -> None:
+    fill(hot, {"f": b"1"})
+    (hot / "link").symlink_to("f")
+    client = FolderClient(hot)
+    with capture_logs() as logs:
+        for _ in range(2):
+            [page] = client.own_listing(b"", b"", None)
+            assert [one.key for one in page.objects] == [b"f"]
+    assert [(one["event"], one["links"], one["first"]) for one in logs] == [
+        ("folder_links_skipped", 1, "link")
+    ]
 
 
 def test_a_watch_tells_when_what_changed_may_be_taken(hot: Path) -> None:

@@ -139,7 +139,7 @@ def test_an_old_env_file_becomes_a_job_from_a_folder(tmp_path: Path) -> None:
     assert isinstance(job.source, FolderSource)
     assert isinstance(job.destination, S3Destination)
     assert str(job.source.directory) == "/data/hot"
-    assert job.source.after == "keep"
+    assert (job.source.after, job.source.symlinks) == ("keep", "follow")
     assert (job.destination.bucket, job.destination.prefix) == ("cloud-archive", "site 7/in/")
     assert job.destination.storage_class == "INTELLIGENT_TIERING"
     assert job.destination.part_size == 128 * 2**20

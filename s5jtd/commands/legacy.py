@@ -310,7 +310,8 @@ def _must_load(text: str, name: str) -> None:
 def _side(old: Old, side: str, *, with_secrets: bool) -> dict[str, Any]:
     told = old.sides[side]
     if "directory" in told and "bucket" not in told:
-        return {"directory": told["directory"]}
+        # The scripts' `s5cmd cp` follows links.
+        return {"directory": told["directory"]} | ({"symlinks": "follow"} if side == "source" else {})
     if "directory" in told:
         old.notes.append(
             f"{side}: it names a bucket and the folder {told['directory']}; the bucket was taken"

@@ -170,6 +170,13 @@ class FolderSource(Section):
         Annotated[Literal["keep", "delete"], Tag("<word>")] | Annotated[Move, Tag("<move>")],
         Discriminator(lambda value: "<move>" if isinstance(value, dict | Move) else "<word>"),
     ] = "keep"
+    symlinks: Literal["skip", "follow"] = "skip"
+
+    @model_validator(mode="after")
+    def _keeps_what_links_lead_to(self) -> Self:
+        if self.symlinks == "follow" and self.after != "keep":
+            raise ValueError("symlinks: follow needs after: keep; what a link leads to may lie anywhere")
+        return self
 
     @model_validator(mode="after")
     def _moves_out_of_itself(self) -> Self:

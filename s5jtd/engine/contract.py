@@ -56,6 +56,7 @@ class Remote:
     sse: str | None = None
     sse_kms_key_id: str | None = None
     directory: Path | None = None  #: a folder on this machine, and no bucket
+    follow_links: bool = False  #: symbolic links in that folder, which is a source
     begun_mark: Path | None = None  #: a file that is there once that folder was written to
 
 

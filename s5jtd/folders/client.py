@@ -14,6 +14,8 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from s5jtd.errors import EndpointDown, EndpointRefused, ObjectChanged, ObjectGone, ObjectRefused, S5jtError
 from s5jtd.folders.paths import (
     LEAVING,
@@ -31,6 +33,8 @@ from s5jtd.model import Listed, printable
 from s5jtd.s3.client import Headers, Query, S3Client, Stream
 from s5jtd.s3.credentials import CredentialProvider, CredentialSource
 from s5jtd.s3.listing import Page
+
+log = structlog.get_logger(__name__)
 
 #: In a destination: without it the disk is taken for not mounted, and nothing is written.
 MARKER: Final = ".s5jtd-folder"
@@ -59,7 +63,7 @@ class _Answer(Stream):
 class FolderClient(S3Client):
     """One folder.  A file's key is its path below it; its ETag says which version of the file it is.
 
-    Links are not followed, and neither they nor devices, sockets and FIFOs are listed.
+    Unless told so, links are not followed; neither they nor devices, sockets and FIFOs are listed.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class FolderClient(S3Client):
         directory: Path,
         *,
         settle_seconds: float = 0.0,
+        follow_links: bool = False,
         is_destination: bool = False,
         begun_mark: Path | None = None,
         watch: FolderWatch | None = None,
@@ -81,6 +86,8 @@ class FolderClient(S3Client):
         )  # fmt: skip
         self.directory = directory
         self._settle_seconds = settle_seconds
+        self._follow_links = follow_links
+        self._links_told = False
         self._is_destination = is_destination
         self._begun_mark = begun_mark
         self._watch = watch
@@ -142,7 +149,7 @@ class FolderClient(S3Client):
         waits = self._settle_seconds > 0 and not window.is_one_key
         aside = Aside() if self._watch is None or window.is_one_key else Aside(self._watch.add)
         with self._root() as root_fd:
-            for found in walk(root_fd, window, aside):
+            for found in walk(root_fd, window, aside, follow=self._follow_links):
                 yield Page(
                     [
                         Listed(key, stat_.st_size, etag_of(stat_), stat_.st_mtime_ns // 1_000_000)
@@ -153,6 +160,13 @@ class FolderClient(S3Client):
                 )
             self._restore(root_fd, aside.leaving)
         self.observe(None)
+        if aside.links and not self._links_told:
+            self._links_told = True
+            log.warning(
+                "folder_links_skipped",
+                directory=str(self.directory), links=aside.links, first=printable(aside.first_link),
+                hint="they lead nowhere" if self._follow_links else "symlinks: follow delivers them",
+            )  # fmt: skip
         if aside.unreadable:
             raise ObjectRefused(
                 f"{self.directory}: {len(aside.unreadable)} folders below cannot be read, the first is"
@@ -204,8 +218,8 @@ class FolderClient(S3Client):
         parts = key.split(b"/")
         root_fd = stack.enter_context(self._root())
         with self._errors_about(key):
-            parent_fd = stack.enter_context(opened_parent(root_fd, parts))
-            descriptor = stack.enter_context(opened_file(parent_fd, parts[-1]))
+            parent_fd = stack.enter_context(opened_parent(root_fd, parts, follow=self._follow_links))
+            descriptor = stack.enter_context(opened_file(parent_fd, parts[-1], follow=self._follow_links))
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise ObjectGone(f"{printable(key)} is no regular file")

@@ -199,14 +199,15 @@ class FolderEngine:
 
 
 def _pull(batch: Batch, root_fd: int, talk: _Talk) -> None:
+    follow = batch.remote.follow_links
     for transfer in batch.transfers:
         talk.beat(0)
         temporary = f"{transfer.name}1"  # as s5cmd's: what a crash leaves is swept with the chunk
         try:
             parts = transfer.key.split(b"/")
             with (
-                opened_parent(root_fd, parts) as parent_fd,
-                opened_file(parent_fd, parts[-1]) as source_fd,
+                opened_parent(root_fd, parts, follow=follow) as parent_fd,
+                opened_file(parent_fd, parts[-1], follow=follow) as source_fd,
             ):
                 if not stat.S_ISREG(os.fstat(source_fd).st_mode):
                     raise OSError(errno.ENXIO, "it is no regular file")

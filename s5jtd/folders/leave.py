@@ -39,9 +39,9 @@ class Changed(Exception):
     """The file is not the one that was delivered, or somebody writes to it."""
 
 
-def is_ready(directory: Path, one: Listed) -> bool:
+def is_ready(directory: Path, one: Listed, *, follow: bool = False) -> bool:
     """Whether nobody has the file open for writing, as far as we may ask."""
-    with contextlib.suppress(OSError), _same(directory, one) as (_parent, descriptor):
+    with contextlib.suppress(OSError, Changed), _same(directory, one, follow=follow) as (_parent, descriptor):
         return not is_written_to(descriptor)
     return True  # whatever is wrong with it is found where it is taken
 
@@ -112,7 +112,7 @@ def _tell(path: Path, error: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _same(directory: Path, one: Listed) -> Iterator[tuple[int, int]]:
+def _same(directory: Path, one: Listed, *, follow: bool = False) -> Iterator[tuple[int, int]]:
     """The file's own folder and the file, if it is the version that was listed.
 
     Raises:
@@ -124,8 +124,8 @@ def _same(directory: Path, one: Listed) -> Iterator[tuple[int, int]]:
     try:
         with (
             opened_root(directory) as root_fd,
-            opened_parent(root_fd, parts) as parent_fd,
-            opened_file(parent_fd, parts[-1]) as descriptor,
+            opened_parent(root_fd, parts, follow=follow) as parent_fd,
+            opened_file(parent_fd, parts[-1], follow=follow) as descriptor,
         ):
             found = os.fstat(descriptor)
             if (etag_of(found), found.st_size) != (one.etag, one.size):

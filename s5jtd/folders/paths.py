@@ -20,9 +20,9 @@ NAME_BYTES_MAX = 255
 NAMESAKES_MAX = 1000
 #: Where a lease tells nothing: the server knows who writes, and we do not.
 _NETWORK = re.compile(r"nfs|cifs|smb|fuse|9p|ceph|afs|lustre|gluster")
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 #: O_NONBLOCK: a FIFO must not hold a thread for ever.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Unfit(Exception):
@@ -75,9 +75,16 @@ def opened_root(directory: os.PathLike[str]) -> Iterator[int]:
         os.close(descriptor)
 
 
+def folder_flags(*, follow: bool) -> int:
+    """How a folder is opened for reading, links followed or not."""
+    return _DIRECTORY if follow else _DIRECTORY | os.O_NOFOLLOW
+
+
 @contextlib.contextmanager
-def opened_parent(root_fd: int, parts: Sequence[bytes], *, create: bool = False) -> Iterator[int]:
-    """The folder in which the last of `parts` lies; no link is followed on the way.
+def opened_parent(
+    root_fd: int, parts: Sequence[bytes], *, create: bool = False, follow: bool = False
+) -> Iterator[int]:
+    """The folder in which the last of `parts` lies; unless told so, no link is followed on the way.
 
     Raises:
         OSError: as the file system says; ENOTDIR or ELOOP where something else stands in the way.
@@ -88,7 +95,7 @@ def opened_parent(root_fd: int, parts: Sequence[bytes], *, create: bool = False)
             if create:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(part, 0o777, dir_fd=here)
-            below = os.open(part, _DIRECTORY, dir_fd=here)
+            below = os.open(part, folder_flags(follow=follow), dir_fd=here)
             os.close(here)
             here = below
         yield here
@@ -97,9 +104,9 @@ def opened_parent(root_fd: int, parts: Sequence[bytes], *, create: bool = False)
 
 
 @contextlib.contextmanager
-def opened_file(parent_fd: int, name: bytes) -> Iterator[int]:
-    """A file for reading; never by way of a link."""
-    descriptor = os.open(name, _FILE, dir_fd=parent_fd)
+def opened_file(parent_fd: int, name: bytes, *, follow: bool = False) -> Iterator[int]:
+    """A file for reading; unless told so, never by way of a link."""
+    descriptor = os.open(name, _FILE if follow else _FILE | os.O_NOFOLLOW, dir_fd=parent_fd)
     try:
         yield descriptor
     finally:

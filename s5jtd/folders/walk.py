@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from s5jtd.folders.paths import LEAVING, OURS
+from s5jtd.folders.paths import LEAVING, OURS, folder_flags
 
 #: Entries looked at between two signs of life, and files told of at a time.
 PAGE = 1000
@@ -50,91 +50,116 @@ class Window:
         return is_on_the_way and not is_before and not self.is_behind(folder)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Aside:
-    """What a walk met besides: folders that cannot be read, and files that a crash kept from leaving."""
+    """What a walk met besides: what cannot be read, what a crash kept from leaving, links passed over."""
 
     #: Told the descriptor of each folder, before it is read.
     on_folder: Callable[[int], None] = lambda _fd: None
     unreadable: list[bytes] = field(default_factory=list)
     leaving: list[bytes] = field(default_factory=list)
+    links: int = 0  #: symbolic links behind which nothing was listed
+    first_link: bytes = b""
+
+    def pass_over(self, link: bytes) -> None:
+        """Count a symbolic link."""
+        self.first_link = self.first_link or link
+        self.links += 1
 
 
-def walk(root_fd: int, window: Window, aside: Aside) -> Iterator[list[Found]]:
+def walk(root_fd: int, window: Window, aside: Aside, *, follow: bool = False) -> Iterator[list[Found]]:
     """The regular files below a folder, in key order, in pages that may be empty.
 
     A key orders its folder as if its name ended in a slash: `a-b` comes before `a/b`.  Folders that cannot be
-    read are named in `aside`.
+    read are named in `aside`.  Where links are to be followed, files and folders stand under the link's name;
+    a link to a folder that it lies in is none to follow.
 
     Raises:
         OSError: the folder itself cannot be read.
     """
-    levels: list[_Level] = []
+    way = _Way(window, aside, follow)
     page: list[Found] = []
     looked_at = 0
     try:
-        _descend(levels, os.dup(root_fd), b"", aside)
-        while levels:
-            fd, below, entries = levels[-1]
+        way.descend(os.dup(root_fd), b"")
+        while way.levels:
+            fd, below, entries = way.levels[-1]
             entry = next(entries, None)
             if entry is None or window.is_behind(below + entry[0]):
-                os.close(levels.pop()[0])
+                os.close(way.levels.pop()[0])
                 continue
             looked_at += 1
             name, is_folder = entry
             if is_folder:
-                _enter(levels, fd, below + name, window, aside)
+                way.enter(fd, below + name)
             elif window.holds(below + name):
-                page += _stat(fd, below, name)
+                page += way.stat(fd, below, name)
             if looked_at % PAGE == 0:
                 yield page
                 page = []
         yield page
     finally:
-        for level in levels:
+        for level in way.levels:
             os.close(level[0])
 
 
-def _enter(levels: list[_Level], fd: int, folder: bytes, window: Window, aside: Aside) -> None:
-    if not window.may_hold(folder) or folder == _LOST_AND_FOUND or len(folder) > _PATH_BYTES_MAX:
-        return
-    name = folder[:-1].rpartition(b"/")[2]
-    try:
-        below_fd = os.open(
-            name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
-        )  # fmt: skip
-        _descend(levels, below_fd, folder, aside)
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # it went, or became something else, meanwhile
-    except OSError:
-        aside.unreadable.append(folder)
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The folders from the first down to where the walk is."""
 
+    window: Window
+    aside: Aside
+    follow: bool
+    levels: list[_Level] = field(default_factory=list)
 
-def _descend(levels: list[_Level], fd: int, folder: bytes, aside: Aside) -> None:
-    entries: list[tuple[bytes, bool]] = []
-    try:
-        aside.on_folder(fd)
-        with os.scandir(fd) as found:
-            for entry in found:
-                name = os.fsencode(entry.name)
-                if name.startswith(OURS):
-                    if name.startswith(LEAVING):
-                        aside.leaving.append(folder + name)
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    entries.append((name + b"/", True))
-                elif entry.is_file(follow_symlinks=False):
-                    entries.append((name, False))
-    except BaseException:
-        os.close(fd)
-        raise
-    entries.sort()
-    levels.append((fd, folder, iter(entries)))
+    def enter(self, fd: int, folder: bytes) -> None:
+        """Go into a folder that lies in the one open as `fd`, if it may hold anything that is asked for."""
+        if not self.window.may_hold(folder) or folder == _LOST_AND_FOUND or len(folder) > _PATH_BYTES_MAX:
+            return
+        name = folder[:-1].rpartition(b"/")[2]
+        try:
+            below_fd = os.open(name, folder_flags(follow=self.follow), dir_fd=fd)
+            if self.follow and self._is_on_the_way(below_fd):
+                os.close(below_fd)
+                self.aside.pass_over(folder[:-1])
+            else:
+                self.descend(below_fd, folder)
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # it went, or became something else, meanwhile
+        except OSError:
+            self.aside.unreadable.append(folder)
 
+    def _is_on_the_way(self, folder_fd: int) -> bool:
+        found = os.fstat(folder_fd)
+        return any(os.path.samestat(found, os.fstat(level[0])) for level in self.levels)
 
-def _stat(fd: int, below: bytes, name: bytes) -> list[Found]:
-    with contextlib.suppress(OSError):  # it went meanwhile
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISREG(found.st_mode):
-            return [(below + name, found)]
-    return []
+    def descend(self, fd: int, folder: bytes) -> None:
+        """Read a folder, which is `fd`'s new owner."""
+        entries: list[tuple[bytes, bool]] = []
+        try:
+            self.aside.on_folder(fd)
+            with os.scandir(fd) as found:
+                for entry in found:
+                    name = os.fsencode(entry.name)
+                    if name.startswith(OURS):
+                        if name.startswith(LEAVING):
+                            self.aside.leaving.append(folder + name)
+                    elif entry.is_dir(follow_symlinks=self.follow):
+                        entries.append((name + b"/", True))
+                    elif entry.is_file(follow_symlinks=self.follow):
+                        entries.append((name, False))
+                    elif entry.is_symlink():
+                        self.aside.pass_over(folder + name)
+        except BaseException:
+            os.close(fd)
+            raise
+        entries.sort()
+        self.levels.append((fd, folder, iter(entries)))
+
+    def stat(self, fd: int, below: bytes, name: bytes) -> list[Found]:
+        """The file, if it still is one."""
+        with contextlib.suppress(OSError):  # it went meanwhile
+            found = os.stat(name, dir_fd=fd, follow_symlinks=self.follow)
+            if stat.S_ISREG(found.st_mode):
+                return [(below + name, found)]
+        return []
