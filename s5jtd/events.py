@@ -176,6 +176,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "resync_finished": Event(
             "info", "source, ledger and destination were compared; `complete` false: a listing broke off"
         ),
+        "s5cmd_unfit": Event(
+            "info", "a server refused s5cmd what it gave the native engine, which carries all there for a day"
+        ),
         "scan_failed": Event(
             "warning",
             "a source could not be listed to its end; what it did not show counts as unknown, not as gone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def build_link(
         folder = runtime_dir / "credentials"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = None if found is None else write_shared_file(folder, f"{job_name}.{side}", found)
-        return _remote(config, None if endpoint.url == "aws" else endpoint.url, path)
+        made = _remote(config, None if endpoint.url == "aws" else endpoint.url, path)
+        return replace(made, s5cmd_fits=endpoint.client.learned.s5cmd is not False)
 
     return Link(
         side, config.key_prefix, str(config.list_version), endpoints, remote,

@@ -107,6 +107,7 @@ class Learned:
     list_version: str | None = None  #: "2", or "1" where version 2 is not understood
     is_ordered: bool | None = None  #: its listing; False is certain, True holds for what was seen of it
     part_numbers: bool | None = None  #: whether a HEAD tells the size of one part
+    s5cmd: bool | None = None  #: whether s5cmd can read there; False: others can, and it cannot
 
     def __bool__(self) -> bool:
         return self.checked_at_ms > 0

@@ -290,6 +290,7 @@ class EndpointCheck(TypedDict):
     list_version: Literal["1", "2"] | None
     listing: Literal["ordered", "unordered"] | None
     part_number: bool | None  #: whether a HEAD tells the size of one part
+    s5cmd: bool | None  #: reads there; False: what only the native engine can
 
 
 class EndpointRow(Endpoint):

@@ -265,6 +265,7 @@ def _check(learned: Learned | None) -> protocol.EndpointCheck | None:
         "list_version": "1" if learned.list_version == "1" else "2" if learned.list_version else None,
         "listing": orders.get(learned.is_ordered),
         "part_number": learned.part_numbers,
+        "s5cmd": learned.s5cmd,
     }
 
 

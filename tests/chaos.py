@@ -94,6 +94,11 @@ class Reply:
     body: Body
 
 
+def by_s5cmd(request: Request) -> bool:
+    """Whether s5cmd asks: it names the SDK that it is built on."""
+    return "aws-sdk-go" in request.headers.find("User-Agent")
+
+
 Forward = Callable[[Request], Reply]
 
 

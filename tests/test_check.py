@@ -20,7 +20,8 @@ from s5jtd.s3.heads import head
 from s5jtd.s3.reaching import Step, reach
 from s5jtd.s3.transport import Link
 from s5jtd.s3.trial import Capabilities, Trial
-from tests.appliance import Appliance, side, until
+from tests.appliance import Appliance, contents, side, until
+from tests.chaos import Chaos, Refuse, by_s5cmd
 from tests.servers import (
     Asked,
     Certificates,
@@ -216,12 +217,39 @@ def test_what_a_check_found_is_kept_and_saves_the_road_its_questions(
     # It lists in version 1 and in no order: nobody asked for version 2 again.
     assert not [asked for asked in snowball.asked if "list-type" in asked.query]
     assert row["check"].pop("at")
-    assert row["check"] == {"ok": True, "list_version": "1", "listing": "unordered", "part_number": None}
+    assert row["check"] == {
+        "ok": True,
+        "list_version": "1",
+        "listing": "unordered",
+        "part_number": None,
+        "s5cmd": True,
+    }
     assert (row["insecure"], unverified["insecure"]) == (False, True)
     assert ["nobody verified" in str(detail) for detail in story] == [False] * (len(story) - 1) + [True]
     with contextlib.closing(sqlite3.connect(tmp_path / "state" / "ledger.db")) as ledger:
         kept = ledger.execute("SELECT side, ok, list_version, ordered FROM endpoint_checks").fetchall()
     assert sorted(kept) == [("destination", 1, None, 1), ("source", 1, "1", 0)]
+
+
+def test_where_s5cmd_is_refused_a_check_finds_it_out_and_the_native_engine_does_it_all(
+    tmp_path: Path, moto: Server
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    moto.fill(here, {b"%d" % n: b"x" for n in range(3)})
+    with Chaos(moto.url) as chaos, Appliance(tmp_path) as appliance:
+        chaos.add(Refuse("NotImplemented", 501, method="GET", where=by_s5cmd))
+        source = side(moto, here, url=chaos.url)
+        appliance.configure({"name": "j", "source": source, "destination": side(moto, there)})
+        shown = appliance.command("check")
+        before = len(chaos.log)
+
+        assert appliance.once() == Exit.DONE, appliance.log()
+
+        gets = [one for one in chaos.log[before:] if one.fetches]
+    assert "+ s5cmd     cannot read from it, so the native engine will: NotImplemented" in shown.stdout
+    assert shown.returncode == Exit.DONE
+    assert len(contents(moto, there)) == 3
+    assert [one.status for one in gets] == [200] * 3
 
 
 def test_a_server_that_tells_no_parts_is_not_asked_for_them(snowball: SnowballLike) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -9,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from s5jtd.engine.choice import Engines
-from s5jtd.engine.contract import End, Engine, Failure, Preference, Transfer, Upload
+from s5jtd.engine.contract import End, Engine, Failure, Outcome, Preference, Transfer, Upload
+from s5jtd.engine.experience import Experience, Place
 from s5jtd.engine.native.engine import Native
-from tests.chaos import Chaos, Meanwhile, Refuse, Request
-from tests.engine_contract import EngineContract, Stand, stand_at
+from s5jtd.model import Direction
+from tests.chaos import Chaos, Meanwhile, Refuse, Request, by_s5cmd
+from tests.engine_contract import EngineContract, Result, Stand, stand_at
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -72,6 +76,47 @@ def test_left_to_choose_many_objects_go_by_s5cmd(stand: Stand) -> None:
     stand.push(*(stand.write(f"{n}.obj", b"x", b"%d" % n) for n in range(20)), preference="auto")
 
     assert "native" not in vars(engines)
+
+
+def test_what_a_server_refuses_s5cmd_goes_natively_and_soon_all_of_it(moto: Server, tmp_path: Path) -> None:
+    with Chaos(moto.url) as chaos, contextlib.ExitStack() as stack:
+        through = dataclasses.replace(moto, url=chaos.url)
+        stand = stack.enter_context(stand_at(through, moto.new_bucket(), Engines(), tmp_path))
+
+        def push(*keys: bytes) -> Result:
+            return stand.push(*(stand.write(f"{n}.obj", key, key) for n, key in enumerate(keys)))
+
+        one = chaos.add(Refuse("AccessDenied", key="a", method="PUT", where=by_s5cmd))
+        only_a = [push(b"a", b"b") for _ in range(4)]
+        one.remove()
+        chaos.add(Refuse("NotImplemented", 501, method="PUT", where=by_s5cmd))
+        with capture_logs() as logs:
+            none, again = (push(b"1", b"2", b"3") for _ in range(2))
+        new = push(b"4", b"5")
+
+    # Alone it is refused and mended by turns: s5cmd does well with the other.
+    assert [result.failures["0.obj"] for result in only_a] == [Failure.REFUSED, None] * 2
+    assert {result.failures["1.obj"] for result in only_a} == {None}
+    assert set(none.failures.values()) == {Failure.REFUSED}
+    assert set(again.failures.values()) == {None}
+    assert set(new.failures.values()) == {None}
+    assert [(one["event"], one["endpoint"], one["direction"]) for one in logs] == [
+        ("s5cmd_unfit", chaos.url, "push")
+    ]
+
+
+def test_s5cmd_is_tried_again_after_a_day() -> None:
+    now = [0.0]
+    known = Experience(lambda: now[0])
+    place = Place("http://a", "bucket", Direction.PULL)
+    for n in range(3):
+        known.s5cmd_said(place, b"%d" % n, Outcome("", Failure.REFUSED))
+        known.native_said(place, b"%d" % n, Outcome(""))
+    assert known.is_unfit(place)
+    assert not known.is_unfit(place._replace(direction=Direction.PUSH))
+
+    now[0] = 24 * 3600
+    assert not known.is_unfit(place)
 
 
 # What a later run may build on

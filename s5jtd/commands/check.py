@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,11 +18,13 @@ from s5jtd import log
 from s5jtd.commands import installed
 from s5jtd.commands.owner import Owner, as_owner, hand_over, other_owner, with_home
 from s5jtd.config import Config, JobConfig, S3Side, expand_volumes, load
+from s5jtd.engine import language
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.errors import ConfigError, EndpointError, Exit, S5jtError
+from s5jtd.engine.tryout import try_out
+from s5jtd.errors import ConfigError, EndpointError, EngineError, Exit, S5jtError
 from s5jtd.jobs import build_link, credential_source
 from s5jtd.ledger.endpoint_checks import FILE
-from s5jtd.model import Side
+from s5jtd.model import Side, printable
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.endpoints import Endpoint
 from s5jtd.s3.reaching import Step, reach
@@ -94,6 +96,8 @@ def check(path: Path, *, as_json: bool, offline: bool, install: bool = False, le
     return int(bad[0].exit) if bad else Exit.DONE
 
 
+#: No larger object is fetched to see whether it can be.
+_TRYOUT_BYTES_MAX: Final = 16 << 20
 _MARKS = {"ok": "+", "warning": "!", "failed": "-", "skipped": " "}
 
 
@@ -195,6 +199,8 @@ def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str
         steps = [*reach(client.address(), client.link)]
         if all(step.state != "failed" for step in steps):
             steps += trial.steps()
+        if link.side is Side.SOURCE and all(step.state != "failed" for step in steps):
+            steps += _by_s5cmd(link, endpoint, trial)
     except EndpointError as error:
         steps = [Step("address", "failed", error.detail, error.hint)]
     finally:
@@ -215,6 +221,31 @@ def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str
         "access",
         tuple(steps),
     )
+
+
+def _by_s5cmd(link: Link, endpoint: Endpoint, trial: Trial) -> Iterator[Step]:
+    """Whether the usual engine can read there, if it would be used and there is something small to read."""
+    one, remote = trial.smallest, link.remote(endpoint)
+    if remote.directory is not None or remote.addressing == "virtual":
+        return
+    if one is None or one.size > _TRYOUT_BYTES_MAX or language.bucket_refusal(remote.bucket):
+        return
+    if (
+        language.refusal(one.key, {}, {}, {}) or remote.bind is not None
+    ):  # which the daemon's relay knows how to
+        return
+    try:
+        verdict = try_out(remote, one.key, one.size)
+    except EngineError as error:
+        yield Step("s5cmd", "warning", str(error), error.hint)
+        return
+    trial.found.s5cmd = verdict.fits
+    if verdict.fits:
+        yield Step("s5cmd", "ok", "reads from it")
+    elif verdict.fits is None:
+        yield Step("s5cmd", "warning", f"{printable(one.key)} could not be read: {verdict.message}")
+    else:
+        yield Step("s5cmd", "ok", f"cannot read from it, so the native engine will: {verdict.message}")
 
 
 def _hand_on(state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:

@@ -20,6 +20,7 @@ from s5jtd.engine.contract import (
     Ways,
     no_limit,
 )
+from s5jtd.engine.experience import Experience, Place
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.model import Direction
 
@@ -47,6 +48,7 @@ class Engines:
         self.s5cmd = s5cmd or S5cmd()
         self._ways = ways
         self.draw = draw
+        self._experience = Experience()
 
     @cached_property
     def native(self) -> Native:
@@ -85,7 +87,8 @@ class Engines:
                 runs.append(Run(End.STOPPED, None))
                 break
             part = replace(batch, transfers=transfers)
-            runs.append(engine.run(part, on_outcome=on_outcome, on_progress=on_progress, stop=stop))
+            learn = self._learning(part, by_s5cmd=engine is self.s5cmd, then=on_outcome)
+            runs.append(engine.run(part, on_outcome=learn, on_progress=on_progress, stop=stop))
         if not runs:
             return Run(End.EXITED, 0)
         worst = next((run for run in runs if run.end is not End.EXITED), runs[0])
@@ -93,11 +96,26 @@ class Engines:
         starved = any(run.starved for run in runs)
         return replace(worst, messages=tuple(messages[:_MESSAGES_MAX]), starved=starved)
 
+    def _learning(
+        self, batch: Batch, *, by_s5cmd: bool, then: Callable[[Outcome], None]
+    ) -> Callable[[Outcome], None]:
+        place = Place.of(batch)
+        keys = {one.name: one.key for one in batch.transfers}
+        learn = self._experience.s5cmd_said if by_s5cmd else self._experience.native_said
+
+        def on_outcome(outcome: Outcome) -> None:
+            learn(place, keys[outcome.name], outcome)
+            then(outcome)
+
+        return on_outcome
+
     def _shares(self, batch: Batch) -> list[tuple[Engine, tuple[Transfer, ...]]]:
         whole = (
             batch.preference == "native"
             or (batch.preference == "auto" and _is_little(batch))
             or language.bucket_refusal(batch.remote.bucket) is not None
+            or not batch.remote.s5cmd_fits
+            or self._experience.is_unfit(Place.of(batch))
         )
         for_native = tuple(one for one in batch.transfers if whole or self._needs_native(batch, one))
         names = {one.name for one in for_native}
@@ -111,6 +129,8 @@ class Engines:
 
     def _needs_native(self, batch: Batch, one: Transfer) -> bool:
         if one.resumable or batch.remote.addressing == "virtual":
+            return True
+        if self._experience.was_refused(Place.of(batch), one.key):
             return True
         refused = self.s5cmd.refuses(
             one.key, batch.direction, content=one.content, metadata=one.metadata, tags=one.tags

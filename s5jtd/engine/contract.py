@@ -51,6 +51,7 @@ class Remote:
     proxy: str | None = None
     bind: str | None = None  #: local address or interface to leave from
     addressing: Literal["auto", "path", "virtual"] = "auto"
+    s5cmd_fits: bool = True  #: False: a check found that the server does not give s5cmd what it gives others
     storage_class: str | None = None
     acl: str | None = None
     sse: str | None = None

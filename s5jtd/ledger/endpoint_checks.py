@@ -56,13 +56,16 @@ class EndpointChecks:
     def learned(self, since_ms: int) -> dict[Place, Learned]:
         """What is known of each endpoint that was checked since then."""
         rows = self._db.reading().execute(
-            "SELECT job, side, url, at_ms, ok, latency_ms, list_version, ordered, part_numbers"
+            "SELECT job, side, url, at_ms, ok, latency_ms, list_version, ordered, part_numbers,"
+            " json_extract(found, '$.s5cmd')"
             " FROM endpoint_checks WHERE at_ms >= ?",
             (since_ms,),
         )
         return {
-            (job, side, url): Learned(at_ms, bool(ok), latency, version, _flag(ordered), _flag(parts))
-            for job, side, url, at_ms, ok, latency, version, ordered, parts in rows
+            (job, side, url): Learned(
+                at_ms, bool(ok), latency, version, _flag(ordered), _flag(parts), _flag(s5cmd)
+            )
+            for job, side, url, at_ms, ok, latency, version, ordered, parts, s5cmd in rows
         }
 
 

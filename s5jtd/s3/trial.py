@@ -38,6 +38,7 @@ class Capabilities:
     part_number: bool | None = None  #: HEAD tells the size of one part; no only of an object in parts
     checksums: list[str] | None = None  #: algorithms with which a HEAD answered
     multipart: bool | None = None
+    s5cmd: bool | None = None  #: reads what the native engine reads
     objects_seen: int = 0
 
 
@@ -50,6 +51,7 @@ class Trial:
     list_version: str  #: of the configuration
     destination: bool
     found: Capabilities = field(default_factory=Capabilities)
+    smallest: Listed | None = field(default=None, init=False)  #: of the first page of the listing
     _first: Listed | None = field(default=None, init=False)
 
     def steps(self) -> Iterator[Step]:
@@ -93,6 +95,7 @@ class Trial:
         if page is not None and page.objects:
             # One that was uploaded in parts tells more of the server than others do.
             self._first = next((one for one in page.objects if _in_parts(one)), page.objects[0])
+            self.smallest = min(page.objects, key=lambda one: one.size)
             self.found.objects_seen = len(page.objects)
         version = f"version {self.found.list_version}, " if self.found.list_version else ""
         detail = f"{version}{self.found.listing}"
