@@ -362,6 +362,41 @@ class BadComplete(Fault):
 
 
 @dataclass
+class Assembling(Fault):
+    """S2: putting the parts together outlives the link.
+
+    The first `cuts` who ask for it are cut off.  Whoever asks then is told that it is done, or, unless
+    `says_done`, that there is no such upload; `looks` looks at the object later it is there.
+    """
+
+    cuts: int
+    says_done: bool
+    looks: int = 2
+    _turn: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _answer: bytes = field(default=b"", init=False)
+
+    def apply(self, request: Request, forward: Forward, luck: Luck) -> Reply:
+        is_about_upload = "uploadId=" in request.target
+        with self._turn:
+            if request.method == "POST" and is_about_upload:
+                self._answer = self._answer or b"".join(forward(request).body)
+                self.cuts -= 1
+                if self.cuts >= 0:
+                    raise Cut(reset=True)
+                return _reply(200, self._answer, "application/xml") if self.says_done else self._unknown()
+            if self._answer and request.method == "GET" and is_about_upload:
+                return self._unknown()
+            if self._answer and request.method == "HEAD":
+                self.looks -= 1
+                if self.looks >= 0:
+                    return _error(404, "NoSuchKey")
+        return forward(request)
+
+    def _unknown(self) -> Reply:
+        return _error(404, "NoSuchUpload")
+
+
+@dataclass
 class Meanwhile(Fault):
     """S6, S7, S12, S13: `act` is what others do just before the server hears the request."""
 

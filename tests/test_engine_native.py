@@ -17,7 +17,7 @@ from s5jtd.engine.contract import End, Engine, Failure, Outcome, Preference, Tra
 from s5jtd.engine.experience import Experience, Place
 from s5jtd.engine.native.engine import Native
 from s5jtd.model import Direction
-from tests.chaos import Chaos, Meanwhile, Refuse, Request, by_s5cmd
+from tests.chaos import Assembling, Chaos, Meanwhile, Refuse, Request, by_s5cmd
 from tests.engine_contract import EngineContract, Result, Stand, stand_at
 from tests.servers import Server
 
@@ -130,7 +130,7 @@ class Book:
     parts: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def recall(self, _name: str) -> Upload | None:
-        return self.known
+        return self.known and dataclasses.replace(self.known, parts={**self.known.parts, **self.parts})
 
     def begin(self, _name: str, upload_id: str, part_size: int) -> None:
         self.known = Upload(upload_id, part_size, {})
@@ -252,3 +252,28 @@ def test_of_an_upload_only_parts_that_are_ours_count(native: Stand, moto: Server
 
     assert list(book.parts) == [3]
     assert boto.get_object(**place)["Body"].read() == b"".join(bodies)
+
+
+@pytest.mark.parametrize("says_done", [True, False], ids=["it says done", "it knows no such upload"])
+@pytest.mark.parametrize("cuts", [1, 3], ids=["in one run", "over two"])
+def test_an_object_that_the_server_still_puts_together_is_waited_for_and_not_sent_again(
+    native: Stand, moto: Server, says_done: bool, cuts: int
+) -> None:
+    body = os.urandom(11 * MIB)
+    one = native.write("1.obj", body, b"key", part_size=5 * MIB)
+    book = Book()
+    with Chaos(moto.url) as chaos:
+        chaos.add(Assembling(cuts, says_done))
+        results = [native.push(one, uploads=book, endpoint_url=chaos.url)]
+        if cuts > 1:
+            assert book.known is not None
+            results.append(native.push(one, uploads=book, endpoint_url=chaos.url))
+        sent = [exchange.query for exchange in chaos.log if exchange.method in ("PUT", "POST")]
+
+    assert [result.failures["1.obj"] for result in results] == [Failure.ENDPOINT] * (len(results) - 1) + [
+        None
+    ]
+    assert book.known is None
+    assert sum("partNumber" in query for query in sent) == 3
+    assert sum(query.startswith("uploads") for query in sent) == 1
+    assert moto.boto().get_object(Bucket=native.remote.bucket, Key="key")["Body"].read() == body

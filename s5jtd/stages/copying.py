@@ -120,8 +120,7 @@ def _in_parts(ends: Ends, item: Item) -> bool:
     left = [number for number in range(1, -(-item.size // size) + 1) if number not in etags]
     with ThreadPoolExecutor(_PARTS_AT_A_TIME, "copy part") as pool:
         etags |= zip(left, pool.map(copy, left), strict=True)
-    ends.sink.complete(transfer, begun.upload_id, etags)
-    ends.unfinished.end(begun.id)
+    ends.complete(transfer, begun, etags)
     return True
 
 

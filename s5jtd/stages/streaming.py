@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from s5jtd.engine.contract import Draw, Transfer
+from s5jtd.engine.contract import Draw, Failure, Transfer, TransferFailed
 from s5jtd.errors import EndpointDown, EndpointError, ObjectChanged
 from s5jtd.integrity.evidence import sane_upload_part_size, wanted_for
 from s5jtd.integrity.hashing import combined_crc64nvme, crc64nvme_of, hash_stream
@@ -111,6 +111,19 @@ class Ends:
                 self.look(0)
                 time.sleep(min(seconds, 0.5))
 
+    def complete(
+        self, transfer: Transfer, begun: Begun, etags: Mapping[int, str], *, again: bool = False
+    ) -> None:
+        """Let the destination make an object of an upload's parts; `again`: it may have been asked before.
+
+        Raises:
+            TransferFailed: as the destination answers; if it knows no upload, the next attempt begins anew.
+        """
+        was_known = self.sink.complete(transfer, begun.upload_id, etags, lambda: self.look(0), again=again)
+        self.unfinished.end(begun.id)
+        if not was_known:
+            raise TransferFailed(Failure.OTHER, "the destination does not know the upload any more")
+
 
 def stream(ends: Ends, item: Item) -> Staged | Returned:
     """Move one object; `Staged` here means: its bytes came, are the source's, and were sent.
@@ -156,6 +169,7 @@ class _InParts:
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha256 = hashlib.sha256(usedforsecurity=False)
         self._is_fresh = True
+        self._has_vanished = False  #: the upload, with all its parts
         self._is_opaque = False  #: the destination's ETags of parts are no MD5s
 
     def run(self) -> Staged | Returned:
@@ -178,8 +192,8 @@ class _InParts:
             ends.unfinished.drop(begun.id)
             return staged
         ends.look(0)
-        ends.sink.complete(transfer, begun.upload_id, {n: part.etag for n, part in self._parts.items()})
-        ends.unfinished.end(begun.id)
+        etags = {number: part.etag for number, part in self._parts.items()}
+        ends.complete(transfer, begun, etags, again=self._has_vanished)
         return staged
 
     def _choose(self) -> int:
@@ -202,6 +216,11 @@ class _InParts:
                     if part.crc64nvme and number in held and held[number] == (self._length(number), part.etag)
                 }
                 self._is_fresh = not self._parts
+                return begun
+            if len(begun.parts) == -(
+                -item.size // self._part_size
+            ):  # it may have been completed, or still be
+                self._parts, self._is_fresh, self._has_vanished = dict(begun.parts), False, True
                 return begun
             ends.unfinished.end(begun.id)
         upload_id = ends.sink.begin(transfer)

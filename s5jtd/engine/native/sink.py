@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from s5jtd.engine.contract import Original, Remote, Transfer, TransferFailed
-from s5jtd.engine.native import headers
+from s5jtd.engine.native import completion, headers
 from s5jtd.engine.native.client import failure_of, is_answer
 
 P = ParamSpec("P")
@@ -96,15 +96,31 @@ class Sink:
                 return None
             raise
 
+    def complete(
+        self,
+        transfer: Transfer,
+        upload_id: str,
+        etags: Mapping[int, str],
+        look: Callable[[], None],
+        *,
+        again: bool,
+    ) -> bool:
+        """Make an object of the parts, and wait until it is there; False where no such upload is known.
+
+        `again`: an earlier attempt may have asked for it.  `look` is called while it is waited for.
+        """
+        asked = self._ask(transfer, upload_id, etags, again)
+        return completion.awaited(asked, lambda: self._etag_there(transfer), look)
+
     @_told
-    def complete(self, transfer: Transfer, upload_id: str, etags: Mapping[int, str]) -> str:
-        """Make an object of the parts; its ETag."""
-        parts = [{"PartNumber": number, "ETag": f'"{etag}"'} for number, etag in sorted(etags.items())]
-        return _etag(
-            self._client.complete_multipart_upload(
-                **self._place(transfer), UploadId=upload_id, MultipartUpload={"Parts": parts}
-            )
-        )
+    def _ask(
+        self, transfer: Transfer, upload_id: str, etags: Mapping[int, str], again: bool
+    ) -> completion.Asked:
+        return completion.ask(self._client, self._place(transfer), upload_id, etags, again=again)
+
+    @_told
+    def _etag_there(self, transfer: Transfer) -> str | None:
+        return completion.etag_there(self._client, self._place(transfer))
 
     @_told
     def copy(self, transfer: Transfer, original: Original, *, as_it_is: bool) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from s5jtd.engine.contract import Batch, Transfer, Upload
+from s5jtd.engine.contract import Batch, Failure, Transfer, TransferFailed, Upload
 from s5jtd.engine.language import PUT_BYTES_MAX, upload_part_size
-from s5jtd.engine.native import headers
+from s5jtd.engine.native import completion, headers
 from s5jtd.engine.native.client import LocalFault, is_answer
 from s5jtd.engine.native.work import Gauge, Tally, side_by_side
 
@@ -140,21 +141,31 @@ class _Multipart:
         """Send what the server lacks, and make an object of the parts."""
         uploads = self._batch.uploads
         known = uploads.recall(self._transfer.name) if uploads else None
-        if known is None or known.part_size != self._part_size or not self._take_up(known):
-            self._begin()
         count = -(-self._transfer.size // self._part_size)
+        if known is not None and known.part_size == self._part_size:
+            if not self._take_up(known):
+                is_there = len(known.parts) == count and self._complete(known.parts, again=True)
+                self._end()
+                if is_there:
+                    return
+                self._begin()
+        else:
+            self._begin()
         left = [number for number in range(1, count + 1) if number not in self._etags]
         side_by_side(left, min(PARTS_MAX, self._batch.parts), self._part, self._tally)
         self._tally.check()
-        self._client.complete_multipart_upload(
-            **self._place,
-            UploadId=self._upload_id,
-            MultipartUpload={
-                "Parts": [{"PartNumber": n, "ETag": f'"{etag}"'} for n, etag in sorted(self._etags.items())]
-            },
-        )
-        if uploads:
-            uploads.end(self._transfer.name, self._upload_id)
+        if not self._complete(self._etags):
+            raise TransferFailed(Failure.OTHER, "the server does not know the upload any more")
+        self._end()
+
+    def _complete(self, etags: Mapping[int, str], *, again: bool = False) -> bool:
+        asked = completion.ask(self._client, self._place, self._upload_id, etags, again=again)
+        there = functools.partial(completion.etag_there, self._client, self._place)
+        return completion.awaited(asked, there, self._tally.check)
+
+    def _end(self) -> None:
+        if self._batch.uploads:
+            self._batch.uploads.end(self._transfer.name, self._upload_id)
 
     def _begin(self) -> None:
         self._tally.check()
@@ -174,8 +185,6 @@ class _Multipart:
         except Exception as error:
             if not is_answer(error, "NoSuchUpload", "404"):
                 raise
-            if self._batch.uploads:
-                self._batch.uploads.end(self._transfer.name, known.upload_id)
             return False
         for number, (size, etag) in held.items():
             _start, length = self._stretch(number)
