@@ -366,34 +366,44 @@ class Assembling(Fault):
     """S2: putting the parts together outlives the link.
 
     The first `cuts` who ask for it are cut off.  Whoever asks then is told that it is done, or, unless
-    `says_done`, that there is no such upload; `looks` looks at the object later it is there.
+    `says_done`, that there is no such upload; with the third look at the object after that it is there.
     """
 
     cuts: int
     says_done: bool
-    looks: int = 2
     _turn: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _answer: bytes = field(default=b"", init=False)
+    _asked: Request | None = field(default=None, init=False)
+    _etag: str = field(default="", init=False)
+    _looks: int = field(default=0, init=False)
 
     def apply(self, request: Request, forward: Forward, luck: Luck) -> Reply:
         is_about_upload = "uploadId=" in request.target
         with self._turn:
             if request.method == "POST" and is_about_upload:
-                self._answer = self._answer or b"".join(forward(request).body)
-                self.cuts -= 1
-                if self.cuts >= 0:
-                    raise Cut(reset=True)
-                return _reply(200, self._answer, "application/xml") if self.says_done else self._unknown()
-            if self._answer and request.method == "GET" and is_about_upload:
-                return self._unknown()
-            if self._answer and request.method == "HEAD":
-                self.looks -= 1
-                if self.looks >= 0:
-                    return _error(404, "NoSuchKey")
+                return self._complete(request)
+            if self._etag and request.method == "GET" and is_about_upload:
+                return _error(404, "NoSuchUpload")
+            if self._asked is not None and self.cuts < 0 and request.method == "HEAD" and request.key:
+                self._looks += 1
+                if self._looks == 3:
+                    _drain(forward(self._asked).body)
+                    self._asked = None
         return forward(request)
 
-    def _unknown(self) -> Reply:
-        return _error(404, "NoSuchUpload")
+    def _complete(self, request: Request) -> Reply:
+        body = b"".join(request.body)
+        if not self._etag:
+            md5s = [bytes.fromhex(md5.decode()) for md5 in re.findall(rb"[0-9a-f]{32}", body)]
+            self._etag = f"{hashlib.md5(b''.join(md5s)).hexdigest()}-{len(md5s)}"
+            self._asked = request
+            request.body = iter([body])
+        self.cuts -= 1
+        if self.cuts >= 0:
+            raise Cut(reset=True)
+        if not self.says_done:
+            return _error(404, "NoSuchUpload")
+        name = "CompleteMultipartUploadResult"
+        return _reply(200, f"<{name}><ETag>{self._etag}</ETag></{name}>".encode(), "application/xml")
 
 
 @dataclass

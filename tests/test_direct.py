@@ -14,7 +14,7 @@ import pytest
 
 from s5jtd.errors import Exit
 from tests.appliance import Appliance, contents, digests, side, some_objects, until
-from tests.chaos import Chaos, Refuse
+from tests.chaos import Assembling, Chaos, Refuse
 from tests.servers import ODD_KEYS, Server
 from tests.test_metadata import CONTENT, METADATA, TAGS, described, put, tagging
 
@@ -99,9 +99,12 @@ def test_a_large_object_goes_on_where_a_kill_broke_it_off(appliance: Appliance, 
 
         until(lambda: sent() >= len(body) // 2, "the middle")
         appliance.stop(signal.SIGKILL)
+        slow = chaos.add(Assembling(cuts=3, says_done=True))
         appliance.start()
         assert appliance.settled() == {"delivered": 1}
+        assert slow.hits
         assert sent() < 1.5 * len(body)
+        assert sum(one.query.startswith("uploads") and one.method == "POST" for one in chaos.log) == 1
         appliance.stop()
 
     assert digests({b"large": body}) == contents(moto, there)

@@ -217,9 +217,8 @@ class _InParts:
                 }
                 self._is_fresh = not self._parts
                 return begun
-            if len(begun.parts) == -(
-                -item.size // self._part_size
-            ):  # it may have been completed, or still be
+            is_whole = len(begun.parts) == -(-item.size // self._part_size)
+            if is_whole and all(part.crc64nvme for part in begun.parts.values()):  # it may be in the making
                 self._parts, self._is_fresh, self._has_vanished = dict(begun.parts), False, True
                 return begun
             ends.unfinished.end(begun.id)
