@@ -49,6 +49,14 @@ class Meter:
                 self._batches[batch] = (before_bytes + moved_bytes, before_objects + objects)
             self._flows[job_id, direction].add(self._clock(), moved_bytes, objects)
 
+    def found(self, job_id: int, direction: Direction, size_bytes: int, thread: int) -> None:
+        """Of the batch that a thread has under way so much had been moved before: it is no speed of now."""
+        batch = (thread, job_id, direction)
+        with self._lock:
+            if batch in self._batches:
+                before_bytes, objects = self._batches[batch]
+                self._batches[batch] = (before_bytes + size_bytes, objects)
+
     @contextlib.contextmanager
     def batch(self, job_id: int, direction: Direction) -> Iterator[None]:
         """What this thread adds inside is under way until its end, when the ledger knows of it."""

@@ -128,9 +128,13 @@ class Book:
 
     known: Upload | None = None
     parts: dict[int, str] = dataclasses.field(default_factory=dict)
+    found: int = 0  #: bytes that need not move again
 
     def recall(self, _name: str) -> Upload | None:
         return self.known and dataclasses.replace(self.known, parts={**self.known.parts, **self.parts})
+
+    def held(self, _name: str, size_bytes: int) -> None:
+        self.found = size_bytes
 
     def begin(self, _name: str, upload_id: str, part_size: int) -> None:
         self.known = Upload(upload_id, part_size, {})
@@ -251,6 +255,7 @@ def test_of_an_upload_only_parts_that_are_ours_count(native: Stand, moto: Server
     assert native.push(one, uploads=book).failures == {"1.obj": None}
 
     assert list(book.parts) == [3]
+    assert book.found == 10 * MIB
     assert boto.get_object(**place)["Body"].read() == b"".join(bodies)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.appliance import Appliance, contents, digests, side, until
-from tests.chaos import Chaos
+from tests.chaos import Chaos, Silence
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -59,6 +59,21 @@ def break_off(appliance: Appliance, chaos: Chaos, how: str) -> None:
         appliance.start()
 
 
+def goes_on_with_what_there_is(appliance: Appliance, chaos: Chaos, method: str) -> None:
+    """Whatever came before a restart counts again before anything else moves."""
+
+    def under_way() -> int:
+        found = appliance.status()["jobs"][0]["under_way"]
+        return found["pull_bytes"] if method == "GET" else found["push_bytes"]
+
+    appliance.stop(signal.SIGKILL)
+    silence = chaos.add(Silence(method=method, key="large"))
+    appliance.start()
+    until(lambda: under_way() >= SIZE // 2, "what there is")
+    silence.remove()
+    break_off(appliance, chaos, "server")
+
+
 @pytest.mark.parametrize("how", ["server", "daemon"])
 def test_each_byte_travels_about_once_however_often_it_breaks_off(
     appliance: Appliance, moto: Server, body: bytes, how: str
@@ -74,6 +89,8 @@ def test_each_byte_travels_about_once_however_often_it_breaks_off(
                 goal = number * SIZE // (BREAKS + 1)
                 until(lambda: moved(chaos, method) >= goal, f"break {number}", 90)  # noqa: B023
                 break_off(appliance, chaos, how)
+            if how == "daemon":
+                goes_on_with_what_there_is(appliance, chaos, method)
         assert appliance.settled(120) == {"delivered": 1}
         appliance.stop()
         wire = {"down": moved(down, "GET") / SIZE, "up": moved(up, "PUT") / SIZE}

@@ -84,6 +84,9 @@ class Uploads(Protocol):
     def recall(self, name: str) -> Upload | None:
         """The upload of a transfer that an earlier run began."""
 
+    def held(self, name: str, size_bytes: int) -> None:
+        """Of the upload that was recalled, the server holds so many bytes: they need not move again."""
+
     def begin(self, name: str, upload_id: str, part_size: int) -> None:
         """An upload was begun; whatever was before it for this transfer is nobody's any more."""
 

@@ -252,10 +252,14 @@ class Direct:
             self._meter.add(job.id, Direction.PULL, count, objects, mine)
             self._meter.add(job.id, Direction.PUSH, count, objects, mine)
 
+        def found(count: int) -> None:
+            self._meter.found(job.id, Direction.PULL, count, mine)
+            self._meter.found(job.id, Direction.PUSH, count, mine)
+
         ends = Ends(
             job, source.client, self._engine.native.sink(job.destination.remote(destination)),
-            self._unfinished, self._shared.memory, StagedCheck(job, source.client), self._engine.draw, moved,
-            lambda: self._halted(job),
+            self._unfinished, self._shared.memory, StagedCheck(job, source.client), self._engine.draw, found,
+            moved, lambda: self._halted(job),
         )  # fmt: skip
         lane = Lane(job.id, Direction.PUSH)
         choice = self._tuner.choose(lane, destination.health.latency_ms, len(items))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Transfer
+from s5jtd.engine.parts import unfinished
 from s5jtd.errors import (
     Busy,
     EndpointError,
@@ -185,6 +187,7 @@ class Pull:
                 {file_name(item.id): item for item in items}, beat,
             )  # fmt: skip
             lane = Lane(job.id, Direction.PULL)
+            self._meter.found(job.id, Direction.PULL, _left_of(work), threading.get_ident())
             run_started = time.monotonic()
             choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
             run = self._engine.run(
@@ -421,6 +424,15 @@ class Pull:
             self._seal(work, settled)
         self._commit(work, settled, None)
         return sum(isinstance(one, Staged) for one in settled)
+
+
+def _left_of(work: _Work) -> int:
+    """Bytes of a large object that an earlier run left."""
+    return sum(
+        unfinished(work.folder.data_fd, name, item.size)
+        for name, item in work.by_name.items()
+        if is_large(work.job, item)
+    )
 
 
 def _transfer(job: Job, name: str, item: Item) -> Transfer:

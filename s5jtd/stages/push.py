@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 
 import structlog
 
@@ -181,7 +183,8 @@ class Push:
             outcomes: dict[str, Outcome] = {}
             blamed: frozenset[str] = frozenset()
             if left:
-                book = UploadBook(self._unfinished, job, left)
+                found = partial(self._meter.found, job.id, Direction.PUSH, thread=threading.get_ident())
+                book = UploadBook(self._unfinished, job, left, found)
                 run = self._send(
                     job,
                     folder,

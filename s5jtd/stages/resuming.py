@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from s5jtd.engine.contract import Failure, Outcome, Upload
@@ -81,9 +81,12 @@ def put_off(
 class UploadBook:
     """The uploads of one batch, as the engine's contract wants them, in the ledger."""
 
-    def __init__(self, books: Unfinished, job: Job, items: Mapping[str, Item]) -> None:
-        """`items` by the names of their files."""
+    def __init__(
+        self, books: Unfinished, job: Job, items: Mapping[str, Item], on_held: Callable[[int], None]
+    ) -> None:
+        """`items` by the names of their files; `on_held` hears of bytes that need not move again."""
         self._books = books
+        self._on_held = on_held
         self._job = job
         self._items = items
         self._lock = threading.Lock()
@@ -99,6 +102,10 @@ class UploadBook:
         with self._lock:
             self._begun[name] = found
         return Upload(found.upload_id, found.part_size, {n: part.etag for n, part in found.parts.items()})
+
+    def held(self, _name: str, size_bytes: int) -> None:
+        """See `Uploads.held`."""
+        self._on_held(size_bytes)
 
     def begin(self, name: str, upload_id: str, part_size: int) -> None:
         """See `Uploads.begin`."""

@@ -85,6 +85,7 @@ class Ends:
     memory: Memory
     check: StagedCheck
     draw: Draw
+    found: Callable[[int], None]  #: told the bytes that need not move again
     moved: Callable[[int], None]  #: told the bytes that came, and of other signs of life (0)
     stopped: Callable[[], bool]
 
@@ -216,6 +217,7 @@ class _InParts:
                     if part.crc64nvme and number in held and held[number] == (self._length(number), part.etag)
                 }
                 self._is_fresh = not self._parts
+                ends.found(sum(map(self._length, self._parts)))
                 return begun
             is_whole = len(begun.parts) == -(-item.size // self._part_size)
             if is_whole and all(part.crc64nvme for part in begun.parts.values()):  # it may be in the making

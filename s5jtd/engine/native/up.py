@@ -191,6 +191,9 @@ class _Multipart:
             # A part that nobody here wrote down was taken in just before a crash: if it is ours, it counts.
             if size == length and etag in {known.parts.get(number), self._md5_of(number, known)}:
                 self._etags[number] = etag
+        if self._batch.uploads:
+            size_bytes = sum(self._stretch(number)[1] for number in self._etags)
+            self._batch.uploads.held(self._transfer.name, size_bytes)
         return True
 
     def _md5_of(self, number: int, known: Upload) -> str | None:
