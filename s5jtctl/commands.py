@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import click
 
 from s5jtctl import quick, render, terminal
 from s5jtctl import status as plain
-from s5jtctl.client import Failure
+from s5jtctl.client import Daemon, Failure
 from s5jtctl.complete import STATES, job_names, state_names, volume_names
 from s5jtctl.session import (
     DURATION,
@@ -81,7 +81,7 @@ def _watch(params: Mapping[str, object]) -> None:
     def lines(columns: int, rows: int) -> list[str]:
         """A daemon that is away is shown as such: it may be just the restart one waits for."""
         try:
-            reply = daemon.ask(Method.STATUS, {**params, "events": EVENTS_MAX})
+            reply = _with_events(daemon, params, EVENTS_MAX)
             return screen(cast("Status", reply), look(columns), rows, reply.get("events", []))
         except Failure as failure:
             return [
@@ -89,6 +89,16 @@ def _watch(params: Mapping[str, object]) -> None:
             ]
 
     watch(lines)
+
+
+def _with_events(daemon: Daemon, params: Mapping[str, object], events: int) -> dict[str, Any]:
+    """The status with what happened of late; of a daemon too old to be asked for that, without."""
+    try:
+        return daemon.ask(Method.STATUS, {**params, "events": events})
+    except Failure as failure:
+        if failure.code != "invalid_params":
+            raise
+        return daemon.ask(Method.STATUS, params)
 
 
 def _follow(params: Mapping[str, object]) -> NoReturn:
@@ -212,7 +222,9 @@ def retry(job: str, key: str | None, parked: bool) -> None:
     show(Method.OBJECT_RETRY, given(job=job, key=key, parked=key is None), render.retried)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(
+    invoke_without_command=True, epilog=examples("s5jtctl volumes", "s5jtctl volumes drain vol2 --wait")
+)
 @click.pass_context
 def volumes(ctx: click.Context) -> None:
     """Show the volumes, or empty one before it is pulled."""
@@ -220,7 +232,7 @@ def volumes(ctx: click.Context) -> None:
         show(Method.VOLUME_LIST, {}, render.volumes)
 
 
-@volumes.command("list")
+@volumes.command("list", epilog=examples("s5jtctl volumes list --json"))
 def volumes_list() -> None:
     """Show state, free space, staged bytes and what exists only there."""
     show(Method.VOLUME_LIST, {}, render.volumes)
@@ -240,14 +252,14 @@ def volumes_drain(volume: str, wait: bool) -> None:
     show(Method.VOLUME_DRAIN, {"volume": volume} | given(wait=wait), render.volume_change, wait=wait)
 
 
-@volumes.command("activate")
+@volumes.command("activate", epilog=examples("s5jtctl volumes activate vol2"))
 @click.argument("volume", shell_complete=volume_names)
 def volumes_activate(volume: str) -> None:
     """Use VOLUME again after `drain`."""
     show(Method.VOLUME_ACTIVATE, {"volume": volume}, render.volume_change)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(invoke_without_command=True, epilog=examples("s5jtctl endpoints", "s5jtctl endpoints check"))
 @click.pass_context
 def endpoints(ctx: click.Context) -> None:
     """Show the endpoints, or try them now."""
@@ -255,7 +267,7 @@ def endpoints(ctx: click.Context) -> None:
         show(Method.ENDPOINT_LIST, {}, render.endpoints)
 
 
-@endpoints.command("list")
+@endpoints.command("list", epilog=examples("s5jtctl endpoints list archive"))
 @click.argument("job", required=False, shell_complete=job_names)
 def endpoints_list(job: str | None) -> None:
     """Show state, latency and errors."""
@@ -271,7 +283,12 @@ def endpoints_check(job: str | None) -> None:
         raise SystemExit(Exit.TEMPORARY)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(
+    invoke_without_command=True,
+    epilog=examples(
+        "s5jtctl bandwidth", "s5jtctl bandwidth set 20Mbit/s --direction push", "s5jtctl bandwidth clear"
+    ),
+)
 @click.pass_context
 def bandwidth(ctx: click.Context) -> None:
     """Show or change how fast data may move."""
@@ -279,7 +296,7 @@ def bandwidth(ctx: click.Context) -> None:
         show(Method.BANDWIDTH_GET, {}, render.bandwidth)
 
 
-@bandwidth.command("show")
+@bandwidth.command("show", epilog=examples("s5jtctl bandwidth show"))
 def bandwidth_show() -> None:
     """Show limits and rates."""
     show(Method.BANDWIDTH_GET, {}, render.bandwidth)
@@ -298,7 +315,9 @@ def bandwidth_set(rate: int | str, direction: str | None) -> None:
     )
 
 
-@bandwidth.command("clear")
+@bandwidth.command(
+    "clear", epilog=examples("s5jtctl bandwidth clear", "s5jtctl bandwidth clear --direction push")
+)
 @_DIRECTION
 def bandwidth_clear(direction: str | None) -> None:
     """Go back to what the config says."""
@@ -321,7 +340,7 @@ def reports(ctx: click.Context) -> None:
         show(Method.REPORT_LIST, {}, render.reports)
 
 
-@reports.command("list")
+@reports.command("list", epilog=examples("s5jtctl reports list archive --limit 5"))
 @click.argument("job", required=False, shell_complete=job_names)
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest.")
 def reports_list(job: str | None, limit: int) -> None:
@@ -335,7 +354,10 @@ _OBJECTS = click.option(
 _PAGE_OBJECTS = click.option("--limit", type=click.IntRange(1, 10_000), help="Objects in the page.  [1000]")
 
 
-@reports.command("show")
+@reports.command(
+    "show",
+    epilog=examples("s5jtctl reports show 1769860800", "s5jtctl reports show 1769860800 --objects --json"),
+)
 @click.argument("report_id", metavar="ID", type=click.IntRange(min=0))
 @_OBJECTS
 @_PAGE_OBJECTS
@@ -345,7 +367,7 @@ def reports_show(report_id: int, with_objects: bool, limit: int | None, after: s
     _show_report({"id": report_id} | given(objects=with_objects, limit=limit, after=after))
 
 
-@reports.command("latest")
+@reports.command("latest", epilog=examples("s5jtctl reports latest archive --objects"))
 @click.argument("job", required=False, shell_complete=job_names)
 @_OBJECTS
 @_PAGE_OBJECTS
@@ -381,19 +403,19 @@ def events(follow: bool, since: int | str | None) -> None:
         raise
 
 
-@cli.command("reload")
+@cli.command("reload", epilog=examples("s5jtctl reload"))
 def reload_config() -> None:
     """Read the config again; says what has to wait for a restart."""
     show(Method.CONFIG_RELOAD, {}, render.reloaded)
 
 
-@cli.command()
+@cli.command(epilog=examples("s5jtctl ping", "s5jtctl ping --timeout 2s"))
 def ping() -> None:
     """Ask whether the daemon answers."""
     show(Method.PING, {}, render.ping)
 
 
-@cli.command()
+@cli.command(epilog=examples("s5jtctl version --json"))
 def version() -> None:
     """Show the versions of both programs."""
     if not as_json():

@@ -197,7 +197,7 @@ def ledger() -> None:
     """Check, copy, export and rebuild the ledger.
 
     \b
-    If s5jtd does not start because of its ledger:
+    Examples, where s5jtd does not start because of its ledger:
       s5jtd ledger verify      what is wrong with it
       s5jtd ledger rebuild     put the newest good copy in its place (asks first)
     """
@@ -210,6 +210,10 @@ def ledger_verify(context: Context, as_json: bool) -> None:
     """Look whether the ledger is whole and agrees with itself.
 
     Works beside the daemon; ends with 1 where it is damaged.
+
+    \b
+    Examples:
+      s5jtd ledger verify
     """
     from s5jtd.commands.ledger import verify
 
@@ -223,6 +227,11 @@ def ledger_backup(context: Context, file: Path | None) -> None:
     """Write a checked copy to FILE, or beside the ledger.  Works beside the daemon.
 
     What was there before stays unless the new copy is whole.
+
+    \b
+    Examples:
+      s5jtd ledger backup
+      s5jtd ledger backup /mnt/usb/ledger.db
     """
     from s5jtd.commands.ledger import backup
 
@@ -258,6 +267,11 @@ def ledger_rebuild(context: Context, dry_run: bool, yes: bool) -> None:
     """Put the newest good copy in a lost or damaged ledger's place.
 
     Needs the daemon stopped.
+
+    \b
+    Examples:
+      s5jtd ledger rebuild --dry-run
+      systemctl stop s5jtd && s5jtd ledger rebuild
     """
     from s5jtd.commands.rebuild import rebuild_ledger
 
@@ -273,6 +287,11 @@ def reset(context: Context, job: str | None, dry_run: bool, yes: bool) -> None:
     """Forget runs and empty the staging; needs the daemon stopped.
 
     Nothing at the source or the destination is touched.
+
+    \b
+    Examples:
+      s5jtd reset --dry-run
+      systemctl stop s5jtd && s5jtd reset --job archive
     """
     from s5jtd.commands.reset import reset as perform
 

@@ -17,10 +17,11 @@ def volumes() -> None:
     """Prepare folders and disks for staging.
 
     \b
-    A blank disk:                  s5jtd volumes plan, then s5jtd volumes apply
-    A folder, or a mounted disk:   s5jtd volumes stamp PATH
-    A disk of another appliance:   s5jtd volumes adopt PATH
-    Then, for the service:         s5jtd volumes dropin --write
+    Examples:
+      s5jtd volumes plan                     which blank disks there are; then: apply
+      s5jtd volumes stamp /mnt/volume-01     a folder, or a mounted disk
+      s5jtd volumes adopt /mnt/volume-02     a disk of another appliance
+      s5jtd volumes dropin --write           then, for the service
     """
 
 
@@ -75,6 +76,11 @@ def volumes_plan(context: Any, /, devices: tuple[str, ...], as_json: bool, **giv
     """Find blank disks and show what `apply` would do; changes nothing.
 
     A disk is blank when it has no partition, no signature and no data, and nothing uses it.  Needs root.
+
+    \b
+    Examples:
+      s5jtd volumes plan
+      s5jtd volumes plan --device /dev/sdb --fs xfs
     """
     from s5jtd.commands.provision import show
     from s5jtd.errors import ConfigError
@@ -107,6 +113,11 @@ def volumes_apply(
 
     A disk that holds anything is never touched, whatever is said.  What is a volume already stays as it
     is, so a second run changes nothing; one that was cut short goes on.  Needs root.
+
+    \b
+    Examples:
+      s5jtd volumes apply --dry-run
+      s5jtd volumes apply --device /dev/sdb
     """
     from s5jtd.commands.provision import apply
 
@@ -118,7 +129,12 @@ def volumes_apply(
 @click.argument("path", type=click.Path(path_type=Path))
 @click.pass_obj
 def stamp(context: Any, path: Path) -> None:
-    """Mark the folder or mount PATH as a volume of this appliance."""
+    """Mark the folder or mount PATH as a volume of this appliance.
+
+    \b
+    Examples:
+      s5jtd volumes stamp /mnt/volume-01
+    """
     from s5jtd.commands.volumes import stamp as perform
 
     sys.exit(perform(context.load(), path))
@@ -130,7 +146,12 @@ def stamp(context: Any, path: Path) -> None:
 @click.option("--yes", "assume_yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def adopt(context: Any, path: Path, dry_run: bool, assume_yes: bool) -> None:
-    """Take in a volume of another appliance, after showing its content."""
+    """Take in a volume of another appliance, after showing its content.
+
+    \b
+    Examples:
+      s5jtd volumes adopt /mnt/volume-02 --dry-run
+    """
     from s5jtd.commands.volumes import adopt as perform
 
     sys.exit(perform(context.load(), path, assume_yes=assume_yes, dry_run=dry_run))
@@ -143,6 +164,11 @@ def dropin(context: Any, write: bool) -> None:
     """Tell s5jtd.service of the configured volumes and credentials.
 
     By a drop-in for systemd, which is shown, and put in its place with --write.
+
+    \b
+    Examples:
+      s5jtd volumes dropin
+      s5jtd volumes dropin --write && systemctl restart s5jtd
     """
     from s5jtd.commands.dropin import dropin as perform
 

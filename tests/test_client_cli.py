@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from s5jtctl.quick import understood
 from s5jtd import protocol
 from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
-from s5jtd.control.verbs import verbs
+from s5jtd.control.verbs import Verb, verbs
 from s5jtd.model import Direction, Side
 from tests.appliance import WAIT_SECONDS
 from tests.fake_controls import FakeControls, per_state
@@ -707,14 +708,25 @@ def test_a_signal_leaves_the_terminal_as_it_was(number, code, server, terminal):
     assert live.is_as_it_was()
 
 
-def test_the_live_screen_outlives_the_daemon(path, terminal, controls):
+def test_the_live_screen_outlives_the_daemon_and_shows_an_older_one(path, terminal, controls):
     with ControlServer(path, verbs(controls)):
         live = terminal("status", "--watch")
         live.shows("archive-to-cloud")
     live.shows("the daemon is not running")
-    with ControlServer(path, verbs(controls)):
+    with ControlServer(path, of_an_older_daemon(controls)):
         live.shows("archive-to-cloud")
         assert live.end(b"q") == 0
+
+
+class OlderStatus(requests.Request):
+    """What could be asked before there were events beside the status."""
+
+    job: str | None = None
+
+
+def of_an_older_daemon(controls: FakeControls) -> dict[str, Verb]:
+    table = verbs(controls)
+    return {**table, "status": replace(table["status"], request=OlderStatus)}
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_multipart_object_keeps_its_etag(server: Server, tmp_path: Path) -> No
 
 
 def test_prometheus_itself_finds_no_fault_with_our_rules_and_metrics(tmp_path: Path) -> None:
-    """By the packages behind `promtool check rules` and `promtool check metrics`."""
+    """By the packages behind `promtool check rules`, `promtool check metrics` and `promtool test rules`."""
     promcheck = go_program("promcheck")
     if promcheck is None:
         pytest.skip("promcheck is not on this machine; `make test-go` builds it where Go is")
@@ -92,7 +92,15 @@ def test_prometheus_itself_finds_no_fault_with_our_rules_and_metrics(tmp_path: P
     wrong = tmp_path / "wrong.yml"
     wrong.write_text("groups: [{name: a, rules: [{alert: A, expr: 'sum('}]}]")
 
+    moved = tmp_path / "alerts.test.yml"
+    moved.write_text((FOLDER / moved.name).read_text())
+    (tmp_path / "alerts.yml").write_text(
+        (FOLDER / "alerts.yml").read_text().replace('"down"} == 1', '"up"} == 1')
+    )
+
     assert faults("rules", str(FOLDER / "alerts.yml")) == ""
+    assert faults("test", str(FOLDER / moved.name)) == ""
+    assert "S5jtdEndpointDown at 16m" in faults("test", str(moved))
     assert faults("metrics", text=written.path.read_bytes()) == ""
     assert faults("metrics", text=render(state, datetime.now(UTC))) == ""
     assert "could not parse expression" in faults("rules", str(wrong))

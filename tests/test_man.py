@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,9 +88,22 @@ def test_the_page_of_the_configuration_is_the_whole_example(folder):
         assert line.split("\\")[0].split("~")[0].split("`")[0].split("^")[0] in text
 
 
-@pytest.mark.parametrize("root", [main, cli])
-def test_the_help_of_a_program_has_examples(root):
-    assert re.search(r"Examples:|First steps:", root.help or "")
+@pytest.mark.parametrize(("program", "root"), [("s5jtd", main), ("s5jtctl", cli)])
+def test_the_help_of_each_command_ends_with_examples_that_can_be_typed(program, root):
+    """A command line of a help is understood by the parser of the very command that it names."""
+    for path, command in commands(root, (program,)):
+        help_text = command.get_help(click.Context(command, info_name=path[-1]))
+        shown = re.search(r"^ *(Examples\b.*|First steps):\n(?P<lines>(.+\n?)+)", help_text, re.MULTILINE)
+        assert shown, path
+        lines = [line.strip() for line in shown["lines"].splitlines()]
+        typed = [re.split(r"  +| > | && systemctl", re.sub(".*&& s5jtd", "s5jtd", line))[0] for line in lines]
+        assert any(line.split()[: len(path)] == list(path) for line in typed), path
+        for line in typed:
+            name, *words = shlex.split(line)
+            named: click.Command = {"s5jtd": main, "s5jtctl": cli}[name]
+            while isinstance(named, click.Group) and words and words[0] in named.commands:
+                named = named.commands[words.pop(0)]
+            named.make_context(name, words)
 
 
 def test_the_scripts_for_shells_are_current():

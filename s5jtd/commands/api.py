@@ -58,6 +58,10 @@ def api(
     """Serve status, run reports and metrics over HTTPS.
 
     To whoever shows the token.      It only reads, and all it knows comes over the daemon's control socket.
+
+    \b
+    Examples:
+      s5jtd api --listen 0.0.0.0:8443 --token-file api.token --cert api.crt --key api.key
     """
     if context.invoked_subcommand is not None:
         return
@@ -76,7 +80,12 @@ def api(
 @api.command()
 @click.argument("file", type=_FILE)
 def token(file: Path) -> None:
-    """Make a new token in FILE, which must not be there yet."""
+    """Make a new token in FILE, which must not be there yet.
+
+    \b
+    Examples:
+      s5jtd api token /etc/s5jtd/credentials.d/api.token
+    """
     from s5jtd.api.tokens import create  # noqa: PLC0415  it needs the extra
 
     create(file)
@@ -95,6 +104,10 @@ def cert(folder: Path, hosts: tuple[str, ...]) -> None:
     They are DIR/api.key and DIR/api.crt.
 
     Clients trust the certificate itself (curl --cacert api.crt); compare its fingerprint where you copy it.
+
+    \b
+    Examples:
+      s5jtd api cert /etc/s5jtd/credentials.d --host appliance-7
     """
     from s5jtd.api.tls import create, now  # noqa: PLC0415  it needs the extra
 

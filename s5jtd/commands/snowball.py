@@ -45,6 +45,11 @@ def snowball() -> None:
 
     DIR holds what belongs to one device: its manifest (a file whose name ends in manifest.bin) and
     sbe_config.yaml with unlock_key and endpoint_url.
+
+    \b
+    Examples:
+      s5jtd snowball unlock /etc/s5jtd/snowball/sbe-1
+      s5jtd snowball profile /etc/s5jtd/snowball/sbe-1
     """
 
 
@@ -53,7 +58,12 @@ def snowball() -> None:
 @_program
 @_timeout("10m")
 def unlock(folder: Path, program: str | None, timeout: float) -> None:
-    """Unlock the device, wait, and leave its S3 keys in DIR/keys.yaml."""
+    """Unlock the device, wait, and leave its S3 keys in DIR/keys.yaml.
+
+    \b
+    Examples:
+      s5jtd snowball unlock /etc/s5jtd/snowball/sbe-1 --timeout 20m
+    """
     client = _client(folder, program, timeout)
     keys = unlock_device(client, Patience(timeout), _say)
     click.echo(write_keys(client.device.folder, keys))
@@ -68,6 +78,10 @@ def profile(folder: Path, dry_run: bool) -> None:
     It is called like the folder.
 
     In a job's configuration it is `credentials: {profile: NAME}`; the daemon reads the files of its own user.
+
+    \b
+    Examples:
+      s5jtd snowball profile /etc/s5jtd/snowball/sbe-1 --dry-run
     """
     keys = read_keys(folder)
     name = folder.resolve().name
@@ -84,7 +98,12 @@ def profile(folder: Path, dry_run: bool) -> None:
 @_folder
 @_program
 def configure(folder: Path, program: str | None) -> None:
-    """Store manifest, unlock code and endpoint in AWS's client."""
+    """Store manifest, unlock code and endpoint in AWS's client.
+
+    \b
+    Examples:
+      s5jtd snowball configure /etc/s5jtd/snowball/sbe-1
+    """
     client = _client(folder, program)
     client.configure()
     _say(f"snowballEdge is configured for {client.device.endpoint}; its file in ~/.aws holds the unlock code")
@@ -103,6 +122,11 @@ def update(
     """Update the device's software: download, install, wait, reboot.
 
     Goes on from where the device is; without --uri it begins nothing new.
+
+    \b
+    Examples:
+      s5jtd snowball update /etc/s5jtd/snowball/sbe-1
+      s5jtd snowball update /etc/s5jtd/snowball/sbe-1 --reboot
     """
     if not yes and not sys.stdin.isatty():
         raise UsageError(
@@ -137,6 +161,10 @@ def status(folder: Path, program: str | None, as_json: bool) -> None:
     """Show whether the device is unlocked, and what runs on it.
 
     A locked one does not tell the latter.
+
+    \b
+    Examples:
+      s5jtd snowball status /etc/s5jtd/snowball/sbe-1
     """
     client = _client(folder, program)
     state = client.describe()

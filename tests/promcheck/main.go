@@ -1,8 +1,9 @@
-// Promcheck does what `promtool check rules` and `promtool check metrics` do, with the same packages of
-// Prometheus, and without all the clouds that promtool itself is linked with.
+// Promcheck does what `promtool check rules`, `promtool check metrics` and `promtool test rules` do, with the
+// same packages of Prometheus, and without all the clouds that promtool itself is linked with.
 //
 //	promcheck rules FILE
 //	promcheck metrics <FILE
+//	promcheck test FILE
 package main
 
 import (
@@ -22,6 +23,11 @@ func main() {
 			fmt.Println(problem)
 			found++
 		}
+	case len(os.Args) == 3 && os.Args[1] == "test":
+		for _, problem := range testAlerts(os.Args[2]) {
+			fmt.Println(problem)
+			found++
+		}
 	case len(os.Args) == 2 && os.Args[1] == "metrics":
 		problems, err := promlint.New(os.Stdin).Lint()
 		if err != nil {
@@ -33,7 +39,7 @@ func main() {
 			found++
 		}
 	default:
-		fmt.Fprintln(os.Stderr, "usage: promcheck rules FILE | promcheck metrics <FILE")
+		fmt.Fprintln(os.Stderr, "usage: promcheck rules FILE | promcheck metrics <FILE | promcheck test FILE")
 		os.Exit(2)
 	}
 	if found > 0 {
