@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Side(StrEnum):
@@ -74,6 +74,9 @@ class Belongings:
 
     def __bool__(self) -> bool:
         return bool(self.content or self.metadata or self.tags)
+
+
+NO_BELONGINGS: Final = Belongings()
 
 
 @dataclass(frozen=True, slots=True)

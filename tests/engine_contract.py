@@ -32,7 +32,7 @@ from s5jtd.engine.contract import (
     Transfer,
     Uploads,
 )
-from s5jtd.model import Direction
+from s5jtd.model import Belongings, Direction
 from tests.chaos import Bandwidth, Chaos, Refuse, Stall
 from tests.filesystems import tmpfs
 from tests.servers import ODD_KEYS, RCLONE_REFUSES, RCLONE_RENAMES, REGION, Server
@@ -179,7 +179,7 @@ class EngineContract:
 
     def odd_keys(self, engine: Engine, server: Server, direction: Direction) -> list[bytes]:
         unknown = RCLONE_REFUSES | RCLONE_RENAMES if server.name == "rclone" else frozenset()
-        return [key for key in ODD_KEYS if key not in unknown and engine.refuses(key, direction) is None]
+        return [key for key in ODD_KEYS if key not in unknown and engine.refuses(key) is None]
 
     def test_objects_of_the_oddest_keys_come_down_whole(self, stand, server, bucket):
         keys = self.odd_keys(stand.engine, server, Direction.PULL)
@@ -208,7 +208,7 @@ class EngineContract:
         boto.close()
 
     def test_an_object_it_cannot_carry_harms_no_other(self, stand, bucket, server):
-        refused = [key for key in (b"a\nrm 's3://x/*'", b"dir/") if stand.engine.refuses(key, Direction.PULL)]
+        refused = [key for key in (b"a\nrm 's3://x/*'", b"dir/") if stand.engine.refuses(key)]
         server.fill(bucket, {b"good": b"good"})
         transfers = [Transfer(f"{number}.obj", key, 1) for number, key in enumerate(refused)]
 
@@ -299,7 +299,7 @@ class EngineContract:
 
     def test_a_file_that_is_not_there_is_a_local_matter(self, stand):
         content = {"content-type": "text/plain", "cache-control": "no-store"}
-        missing = Transfer("9.obj", b"key 1.obj", 1, content=content, metadata={"owner": "a b"})
+        missing = Transfer("9.obj", b"key 1.obj", 1, takes=Belongings(content, {"owner": "a b"}))
 
         result = stand.push(missing, stand.write("1.obj", b"x", b"other"))
 
@@ -348,7 +348,7 @@ class EngineContract:
         metadata = {"mtime": "1700000000.5", "note": "a=b; 'c' \"d\" $e `f` \\g", "empty": ""}
 
         moto_stand.push(
-            moto_stand.write("1.obj", b"x", b"full", content=content, metadata=metadata),
+            moto_stand.write("1.obj", b"x", b"full", takes=Belongings(content, metadata)),
             moto_stand.write("2.obj", b"<html>", b"bare"),
             storage_class="STANDARD_IA",
         )

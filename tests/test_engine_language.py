@@ -13,7 +13,7 @@ from s5jtd.engine import language
 from s5jtd.engine.answers import Error, Other, Success, outcome_of, presentable, read_line
 from s5jtd.engine.contract import Failure, Outcome, Remote, Transfer
 from s5jtd.engine.language import MIB
-from s5jtd.model import Direction
+from s5jtd.model import Belongings, Direction
 
 REMOTE = Remote("archive", "http://10.20.1.20:8080", "snow", Path("/run/s5jtd/source.credentials"))
 NAMES = {"1.obj": 1, "2.obj": 1, "1f.obj": 1}
@@ -79,7 +79,7 @@ def test_every_word_without_a_newline_is_read_back_as_it_was(word):
 @example(b"' 's3://other/secret' x\n", 1)
 @example(b"x'; rm 's3://archive/*", 1)
 def test_a_pull_is_one_line_that_copies_one_key_to_one_opaque_name(key, size):
-    assume(language.refusal(key, {}, {}) is None)
+    assume(language.refusal(key) is None)
 
     line = language.pull_line("archive", Transfer("1f.obj", key, size))
 
@@ -93,9 +93,9 @@ def test_a_pull_is_one_line_that_copies_one_key_to_one_opaque_name(key, size):
 @given(hostile_keys, header_values, st.dictionaries(st.from_regex(r"\A[a-z0-9-]{1,9}\Z"), header_values))
 def test_a_push_is_one_line_whatever_its_headers_hold(key, disposition, metadata):
     content = {"content-disposition": disposition}
-    assume(language.refusal(key, content, metadata) is None)
+    assume(language.refusal(key, Belongings(content, metadata)) is None)
 
-    line = language.push_line(REMOTE, pushed(key, content=content, metadata=metadata))
+    line = language.push_line(REMOTE, pushed(key, takes=Belongings(content, metadata)))
 
     assert line.count(b"\n") == 1
     assert shell_words(line)[:2] == [b"cp", b"--raw"]
@@ -109,7 +109,7 @@ def test_a_push_is_one_line_whatever_its_headers_hold(key, disposition, metadata
 
 @pytest.mark.parametrize("key", [b"", b"a\nb", b"\n", b"dir/", b"/", b"a\0b"])
 def test_keys_that_s5cmd_would_misread_are_refused(key):
-    assert "s5cmd cannot name" in (language.refusal(key, {}, {}) or "")
+    assert "s5cmd cannot name" in (language.refusal(key) or "")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_keys_that_s5cmd_would_misread_are_refused(key):
      b"\xff\xfe", b"r\r", b"'", b"x" * 1024],
 )  # fmt: skip
 def test_every_other_key_is_taken(key):
-    assert language.refusal(key, {}, {}) is None
+    assert language.refusal(key) is None
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_every_other_key_is_taken(key):
     ],
 )
 def test_headers_that_would_not_arrive_unchanged_are_refused(content, metadata):
-    assert language.refusal(b"key", content, metadata)
+    assert language.refusal(b"key", Belongings(content, metadata))
 
 
 def test_a_name_that_could_be_anything_but_a_name_is_a_bug():
@@ -158,7 +158,7 @@ def test_only_plain_buckets_have_lines():
 
 def test_a_push_always_names_the_type_because_s5cmd_would_guess_one():
     assert dict(flags_of(language.push_line(REMOTE, pushed())))[b"--content-type"] == b"binary/octet-stream"
-    line = language.push_line(REMOTE, pushed(content={"content-type": "text/plain"}))
+    line = language.push_line(REMOTE, pushed(takes=Belongings({"content-type": "text/plain"})))
     assert dict(flags_of(line))[b"--content-type"] == b"text/plain"
 
 
@@ -177,7 +177,7 @@ def test_what_the_source_had_and_the_job_wants_is_on_the_line():
         "expires": "Wed, 02 Jan 2030 03:04:05 GMT",
     }
 
-    line = language.push_line(remote, pushed(content=content, metadata={"Mtime": "1.5", "empty": ""}))
+    line = language.push_line(remote, pushed(takes=Belongings(content, {"Mtime": "1.5", "empty": ""})))
 
     assert flags_of(line) == [
         (b"--concurrency", b"1"),

@@ -16,7 +16,7 @@ from s5jtd.engine.choice import Engines
 from s5jtd.engine.contract import End, Engine, Failure, Outcome, Preference, Transfer, Upload
 from s5jtd.engine.experience import Experience, Place
 from s5jtd.engine.native.engine import Native
-from s5jtd.model import Direction
+from s5jtd.model import Belongings, Direction
 from tests.chaos import Assembling, Chaos, Meanwhile, Refuse, Request, by_s5cmd
 from tests.engine_contract import EngineContract, Result, Stand, stand_at
 from tests.servers import Server
@@ -41,7 +41,7 @@ def test_each_engine_gets_what_only_it_can_carry(stand: Stand, moto: Server) -> 
     moto.log.clear()
     keys = [b"plain", b"new\nline", b"folder/", b"tagged"]
     transfers = [stand.write(f"{n}.obj", key, key) for n, key in enumerate(keys)]
-    transfers[3] = dataclasses.replace(transfers[3], tags={"a": "b c", "x/y": "=+@"})
+    transfers[3] = dataclasses.replace(transfers[3], takes=Belongings(tags={"a": "b c", "x/y": "=+@"}))
 
     result = stand.push(*transfers)
 

@@ -314,7 +314,7 @@ def test_s5cmd_itself_reads_every_key_as_it_was_meant(echo, tmp_path_factory, ke
     folder = tmp_path_factory.mktemp("keys")
     credentials = credentials_file(folder, "FAKEACCESSKEY", "fake-secret-for-tests")
     stand = Stand(S5cmd(), folder, Remote("bucket", echo.url, "us-east-1", credentials))
-    asked = {f"{n:x}.obj": key for n, key in enumerate(keys) if not stand.engine.refuses(key, Direction.PULL)}
+    asked = {f"{n:x}.obj": key for n, key in enumerate(keys) if not stand.engine.refuses(key)}
 
     result = stand.pull(*(Transfer(name, key, len(key)) for name, key in asked.items()))
     stand.close()

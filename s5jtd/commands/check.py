@@ -230,9 +230,7 @@ def _by_s5cmd(link: Link, endpoint: Endpoint, trial: Trial) -> Iterator[Step]:
         return
     if one is None or one.size > _TRYOUT_BYTES_MAX or language.bucket_refusal(remote.bucket):
         return
-    if (
-        language.refusal(one.key, {}, {}, {}) or remote.bind is not None
-    ):  # which the daemon's relay knows how to
+    if language.refusal(one.key) or remote.bind is not None:  # which the daemon's relay knows how to
         return
     try:
         verdict = try_out(remote, one.key, one.size)

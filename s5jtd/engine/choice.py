@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from s5jtd.engine import language
 from s5jtd.engine.contract import (
-    NO_HEADERS,
     Batch,
     Draw,
     End,
@@ -22,7 +21,7 @@ from s5jtd.engine.contract import (
 )
 from s5jtd.engine.experience import Experience, Place
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.model import Direction
+from s5jtd.model import NO_BELONGINGS, Belongings
 
 if TYPE_CHECKING:
     from s5jtd.engine.native.engine import Native
@@ -57,20 +56,9 @@ class Engines:
 
         return Native(ways=self._ways, draw=self.draw)
 
-    def refuses(
-        self,
-        key: bytes,
-        direction: Direction,
-        *,
-        content: Mapping[str, str] = NO_HEADERS,
-        metadata: Mapping[str, str] = NO_HEADERS,
-        tags: Mapping[str, str] = NO_HEADERS,
-    ) -> str | None:
+    def refuses(self, key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
         """See `Engine.refuses`: what one of them can carry is not refused."""
-        more = {"content": content, "metadata": metadata, "tags": tags}
-        if self.s5cmd.refuses(key, direction, **more) is None:
-            return None
-        return self.native.refuses(key, direction, **more)
+        return None if self.s5cmd.refuses(key, takes) is None else self.native.refuses(key, takes)
 
     def run(
         self,
@@ -132,10 +120,7 @@ class Engines:
             return True
         if self._experience.was_refused(Place.of(batch), one.key):
             return True
-        refused = self.s5cmd.refuses(
-            one.key, batch.direction, content=one.content, metadata=one.metadata, tags=one.tags
-        )
-        return refused is not None
+        return self.s5cmd.refuses(one.key, one.takes) is not None
 
 
 def _is_little(batch: Batch) -> bool:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from s5jtd.model import Direction
+from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 
 Preference = Literal["s5cmd", "native", "auto"]
-NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +28,7 @@ class Transfer:
     size: int  #: bytes
     #: Bytes; for a push: multipart above this size, in parts of this size.  None: one PUT, if it may be.
     part_size: int | None = None
-    content: Mapping[str, str] = field(default_factory=dict)  #: of model.CONTENT_HEADERS, for a push
-    metadata: Mapping[str, str] = field(default_factory=dict)  #: user metadata, for a push
-    tags: Mapping[str, str] = field(default_factory=dict)  #: for a push
+    takes: Belongings = NO_BELONGINGS  #: for a push
     #: What of it was moved is kept where a run ends before it does, so that the next goes on from there.
     resumable: bool = False
 
@@ -209,16 +205,8 @@ class Engine(Protocol):
 
     name: str
 
-    def refuses(
-        self,
-        key: bytes,
-        direction: Direction,
-        *,
-        content: Mapping[str, str] = NO_HEADERS,
-        metadata: Mapping[str, str] = NO_HEADERS,
-        tags: Mapping[str, str] = NO_HEADERS,
-    ) -> str | None:
-        """Why this engine cannot name `key` or carry these headers unchanged, or None if it can.
+    def refuses(self, key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
+        """Why this engine cannot name `key` or carry what it takes along unchanged, or None if it can.
 
         A transfer that it refuses does no harm in a batch: it gets an outcome that says so.
         """

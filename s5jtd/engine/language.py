@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
 from s5jtd.engine.contract import Remote, Transfer
+from s5jtd.model import NO_BELONGINGS, Belongings
 
 MIB: Final = 1 << 20
 #: S3's limits: the smallest part, and the largest PUT, which is also the largest part.
@@ -41,20 +41,15 @@ _METADATA_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTENT_FLAGS: Final = ("content-encoding", "content-disposition", "cache-control")
 
 
-def refusal(
-    key: bytes,
-    content: Mapping[str, str],
-    metadata: Mapping[str, str],
-    tags: Mapping[str, str] = MappingProxyType({}),
-) -> str | None:
-    """Why no line can carry an object of this key and these headers, or None if one can."""
+def refusal(key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
+    """Why no line can carry an object of this key with what it takes along, or None if one can."""
     if not key:
         return "s5cmd cannot name an empty key"
     if b"\n" in key or b"\0" in key:
         return "s5cmd cannot name a key with a newline or a NUL byte"
     if key.endswith(b"/"):
         return "s5cmd cannot name a key that ends in a slash"
-    return "s5cmd cannot set tags" if tags else _header_refusal(content, metadata)
+    return "s5cmd cannot set tags" if takes.tags else _header_refusal(takes.content, takes.metadata)
 
 
 def bucket_refusal(bucket: str) -> str | None:
@@ -189,13 +184,15 @@ def _remote_flags(remote: Remote) -> list[bytes]:
 
 
 def _header_flags(transfer: Transfer) -> list[bytes]:
-    content = transfer.content
+    content = transfer.takes.content
     flags = [_flag("content-type", content.get("content-type") or CONTENT_TYPE_DEFAULT)]
     flags += [_flag(name, content[name]) for name in _CONTENT_FLAGS if content.get(name)]
     expires = _rfc3339(content.get("expires", ""))
     if expires:
         flags.append(_flag("expires", expires))
-    return flags + [_flag("metadata", f"{name.lower()}={value}") for name, value in transfer.metadata.items()]
+    return flags + [
+        _flag("metadata", f"{name.lower()}={value}") for name, value in transfer.takes.metadata.items()
+    ]
 
 
 def _rfc3339(http_date: str) -> str | None:

@@ -13,18 +13,18 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from s5jtd.engine import language
 from s5jtd.engine.answers import Other, Success, outcome_of, presentable, read_line
-from s5jtd.engine.contract import NO_HEADERS, Batch, End, Failure, Outcome, Run, Way, Ways
+from s5jtd.engine.contract import Batch, End, Failure, Outcome, Run, Way, Ways
 from s5jtd.engine.memory import oom_kills
 from s5jtd.engine.process import Child, Counters, spawn
 from s5jtd.errors import EngineError
-from s5jtd.model import Direction
+from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 
 #: The one version whose output and habits `language` and `answers` are built on.
 VERSION: Final = "v2.3.0"
@@ -97,17 +97,9 @@ class S5cmd:
             raise EngineError(f"{self._binary} is {version or 'no s5cmd'}, not {VERSION}", hint=_REINSTALL)
         return version
 
-    def refuses(
-        self,
-        key: bytes,
-        direction: Direction,
-        *,
-        content: Mapping[str, str] = NO_HEADERS,
-        metadata: Mapping[str, str] = NO_HEADERS,
-        tags: Mapping[str, str] = NO_HEADERS,
-    ) -> str | None:
+    def refuses(self, key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
         """See `Engine.refuses`."""
-        return language.refusal(key, content, metadata, tags)
+        return language.refusal(key, takes)
 
     def run(
         self,
@@ -215,7 +207,7 @@ class _Talk:
         """The commands of the batch; who must not be in it has its outcome now, and the others go."""
         batch, lines = self._batch, []
         for transfer in batch.transfers:
-            reason = language.refusal(transfer.key, transfer.content, transfer.metadata, transfer.tags)
+            reason = language.refusal(transfer.key, transfer.takes)
             if reason:
                 self._settle(Outcome(transfer.name, Failure.OTHER, reason))
             elif batch.direction is Direction.PULL:

@@ -8,17 +8,17 @@ import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from s5jtd.engine.contract import NO_HEADERS, Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
+from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import VolumeError
 from s5jtd.folders.client import MARKER
 from s5jtd.folders.copying import Stopped, copy
 from s5jtd.folders.paths import Unfit, exact, opened_file, opened_parent, opened_root, unfit
-from s5jtd.model import Direction
+from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 from s5jtd.volumes.probe import syncfs, syncfs_and_ask
 
 #: Where files of a destination are written before they get their names; never listed.
@@ -69,17 +69,9 @@ class FolderEngine:
         self._lock = threading.Lock()
         self._spellings: dict[int, Callable[[str], str] | None] = {}
 
-    def refuses(
-        self,
-        key: bytes,
-        direction: Direction,
-        *,
-        content: Mapping[str, str] = NO_HEADERS,
-        metadata: Mapping[str, str] = NO_HEADERS,
-        tags: Mapping[str, str] = NO_HEADERS,
-    ) -> str | None:
+    def refuses(self, key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
         """See `Engine.refuses`: of servers; which names a folder takes is told by `paths.unfit`."""
-        return self._other.refuses(key, direction, content=content, metadata=metadata, tags=tags)
+        return self._other.refuses(key, takes)
 
     def run(
         self,
@@ -244,7 +236,7 @@ def _write(batch: Batch, transfer: Transfer, temporary_fd: int, talk: _Talk) -> 
 
 def _set_time(target_fd: int, transfer: Transfer) -> None:
     """The time of last change that the object carries as rclone writes it, where it carries one."""
-    seconds, _, fraction = transfer.metadata.get("mtime", "").partition(".")
+    seconds, _, fraction = transfer.takes.metadata.get("mtime", "").partition(".")
     try:
         changed_ns = int(seconds) * 10**9 + int(f"{fraction:0<9.9}" if fraction else 0)
         os.utime(target_fd, ns=(changed_ns, changed_ns))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s5jtd.ledger.states import ChunkState, State
-from s5jtd.model import Belongings, Digests, Evidence
+from s5jtd.model import NO_BELONGINGS, Belongings, Digests, Evidence
 
 #: A pause without an end.
 FOREVER_MS = 2**63 - 1
-NO_BELONGINGS = Belongings()
 
 
 @dataclass(frozen=True, slots=True)

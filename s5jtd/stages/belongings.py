@@ -12,8 +12,7 @@ import structlog
 
 from s5jtd import __version__
 from s5jtd.errors import ObjectError
-from s5jtd.ledger.rows import NO_BELONGINGS
-from s5jtd.model import Belongings, Head
+from s5jtd.model import NO_BELONGINGS, Belongings, Head
 from s5jtd.s3.client import S3Client
 from s5jtd.s3.tags import tags_of
 from s5jtd.stages.job import Job, Link

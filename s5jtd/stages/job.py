@@ -12,7 +12,7 @@ from typing import Protocol
 
 from s5jtd.config import JobConfig
 from s5jtd.engine.contract import Engine, Remote
-from s5jtd.model import Direction, Listed, Side
+from s5jtd.model import Listed, Side
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.stages.findings import Desk
 
@@ -138,9 +138,9 @@ def unmovable(job: Job, engine: Engine, key: bytes) -> str | None:
     """Why an object cannot travel, or None if it can."""
     reason = job.misnamed(key)
     if reason is None and job.source.folder is None:
-        reason = engine.refuses(key, Direction.PULL)
+        reason = engine.refuses(key)
     if reason is None and job.destination.folder is None:
-        reason = engine.refuses(job.destination_key(key), Direction.PUSH)
+        reason = engine.refuses(job.destination_key(key))
     return reason
 
 

@@ -12,13 +12,13 @@ import structlog
 
 from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import Busy, EndpointError, EngineError, ObjectError, VolumeError
-from s5jtd.ledger.rows import NO_BELONGINGS, Chunk, Delivered, Item, Returned
+from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter
-from s5jtd.model import Belongings, Direction
+from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import Endpoint
@@ -293,8 +293,7 @@ class Push:
             own = stamped(job, takes.get(item.id, NO_BELONGINGS))
             key = job.destination_key(item.key)
             return Transfer(
-                name, key, item.size, item.part_size, own.content, own.metadata, own.tags,
-                resumable=is_large(job, item),
+                name, key, item.size, item.part_size, own, resumable=is_large(job, item),
             )  # fmt: skip
 
         run = self._engine.run(

@@ -8,8 +8,8 @@ from typing import Any
 
 from s5jtd.config import JobConfig, S3Side
 from s5jtd.errors import VolumeFailed
-from s5jtd.ledger.rows import NO_BELONGINGS, Chunk, Item, Staged
-from s5jtd.model import Belongings, Evidence
+from s5jtd.ledger.rows import Chunk, Item, Staged
+from s5jtd.model import NO_BELONGINGS, Belongings, Evidence
 from s5jtd.stages.job import Job
 from s5jtd.volumes import chunks
 from s5jtd.volumes.chunks import ChunkFolder

@@ -332,4 +332,4 @@ def transfer_of(job: Job, item: Item, belongings: Belongings) -> Transfer:
     """An object as it is to be put, with what it takes along."""
     own = stamped(job, belongings)
     key = job.destination_key(item.key)
-    return Transfer("", key, item.size, None, own.content, own.metadata, own.tags)
+    return Transfer("", key, item.size, takes=own)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from s5jtd.engine.contract import (
-    NO_HEADERS,
     Batch,
     Draw,
     End,
@@ -27,7 +26,7 @@ from s5jtd.engine.native import down, headers, up
 from s5jtd.engine.native.client import Clients, failure_of
 from s5jtd.engine.native.sink import Sink
 from s5jtd.engine.native.work import Cancelled, Tally
-from s5jtd.model import Direction
+from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 
 _BEAT_SECONDS: Final = 0.5
 #: Objects at a time; more would wait for this process's one interpreter.
@@ -58,15 +57,7 @@ class Native:
         self._draw = draw
         self._clients = Clients(stall_seconds, (headers.install, up.install))
 
-    def refuses(
-        self,
-        key: bytes,
-        direction: Direction,
-        *,
-        content: Mapping[str, str] = NO_HEADERS,
-        metadata: Mapping[str, str] = NO_HEADERS,
-        tags: Mapping[str, str] = NO_HEADERS,
-    ) -> str | None:
+    def refuses(self, key: bytes, takes: Belongings = NO_BELONGINGS) -> str | None:
         """See `Engine.refuses`."""
         if not key:
             return "nothing can name an empty key"
@@ -74,7 +65,7 @@ class Native:
             key.decode()
         except UnicodeDecodeError:
             return "the native engine cannot name a key that is not UTF-8"
-        return headers.refusal(content, metadata)
+        return headers.refusal(takes)
 
     def sink(self, remote: Remote) -> Sink:
         """Where bytes can be put that lie on no disk."""
@@ -189,9 +180,7 @@ class _Crew:
 
     def _one(self, transfer: Transfer) -> Outcome:
         batch = self._batch
-        reason = self._engine.refuses(
-            transfer.key, batch.direction, content=transfer.content, metadata=transfer.metadata
-        )
+        reason = self._engine.refuses(transfer.key, transfer.takes)
         if reason is not None:
             return Outcome(transfer.name, Failure.OTHER, reason)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.header import Header
 from typing import Any, Final
@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 
 from s5jtd.engine.contract import Remote, Transfer
 from s5jtd.engine.language import CONTENT_TYPE_DEFAULT
+from s5jtd.model import Belongings
 
 _NAMES: Final = {
     "content-type": "ContentType",
@@ -24,26 +25,26 @@ _AS_IT_IS: Final = "expires"
 _extra = threading.local()
 
 
-def refusal(content: Mapping[str, str], metadata: Mapping[str, str]) -> str | None:
+def refusal(takes: Belongings) -> str | None:
     """Why these cannot be sent, or None if they can."""
-    for name, value in (*content.items(), *metadata.items()):
+    for name, value in (*takes.content.items(), *takes.metadata.items()):
         if any(ord(character) < 0x20 or ord(character) == 0x7F for character in name + value):
             return f"no request can carry the value of {name!r}: it holds control characters"
-    if any(not name.isascii() or not name for name in metadata):
+    if any(not name.isascii() or not name for name in takes.metadata):
         return "no request can carry user metadata whose name is not plain ASCII"
     return None
 
 
 def parameters(remote: Remote, transfer: Transfer) -> dict[str, Any]:
     """The arguments of the call that makes the object."""
-    content = {"content-type": CONTENT_TYPE_DEFAULT, **transfer.content}
+    content = {"content-type": CONTENT_TYPE_DEFAULT, **transfer.takes.content}
     found: dict[str, Any] = {
         _NAMES[name]: value for name, value in content.items() if name in _NAMES and value
     }
-    if transfer.metadata:
-        found["Metadata"] = {name: _ascii(value) for name, value in transfer.metadata.items()}
-    if transfer.tags:
-        found["Tagging"] = urlencode(transfer.tags)
+    if transfer.takes.metadata:
+        found["Metadata"] = {name: _ascii(value) for name, value in transfer.takes.metadata.items()}
+    if transfer.takes.tags:
+        found["Tagging"] = urlencode(transfer.takes.tags)
     return found | settings(remote)
 
 
@@ -66,7 +67,7 @@ def _ascii(value: str) -> str:
 @contextmanager
 def as_they_are(transfer: Transfer) -> Iterator[None]:
     """While this is open, calls of this thread carry what the library would not."""
-    value = transfer.content.get(_AS_IT_IS)
+    value = transfer.takes.content.get(_AS_IT_IS)
     _extra.headers = {"Expires": value} if value else {}
     try:
         yield
