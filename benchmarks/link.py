@@ -33,7 +33,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from s5jtd.units import parse_rate
+from s5jtd.units import parse_rate, parse_size
 from tests.appliance import Appliance, side, until
 from tests.servers import Server, running_rclone
 
@@ -56,6 +56,7 @@ class Line:
         self.up: list[tuple[float, int]] = []
         self.down: list[tuple[float, int]] = []
         self.is_dead = False
+        self.open = self.made = 0  # connections
         self._free_at = {"up": 0.0, "down": 0.0}
         self._luck = random.Random(7)
         self._listener = socket.socket()
@@ -83,28 +84,24 @@ class Line:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.is_dead:
                 return
-            await loop.sock_connect(server, self._target)
-            await asyncio.gather(self._way(client, server, "up"), self._way(server, client, "down"))
+            self.made += 1
+            self.open += 1
+            try:
+                await asyncio.sleep(2 * self.delay)  # the handshake: only then can anything be asked
+                await loop.sock_connect(server, self._target)
+                await self._ways(client, server)
+            finally:
+                self.open -= 1
+
+    async def _ways(self, client: socket.socket, server: socket.socket) -> None:
+        await asyncio.gather(self._way(client, server, "up"), self._way(server, client, "down"))
 
     async def _way(self, source: socket.socket, target: socket.socket, name: str) -> None:
         """One direction of one connection: what is read is on its way, and arrives in order."""
         loop = asyncio.get_running_loop()
         under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        room = asyncio.Semaphore(max(1, self.window // PIECE_BYTES))
-        noted = self.up if name == "up" else self.down
-
-        async def arrive() -> None:
-            while True:
-                at, data = await under_way.get()
-                await asyncio.sleep(max(0.0, at - loop.time()))
-                if not data:
-                    target.shutdown(socket.SHUT_WR)
-                    return
-                await loop.sock_sendall(target, data)
-                noted.append((time.monotonic(), len(data)))
-                loop.call_later(self.delay, room.release)  # its acknowledgement is on the way back
-
-        arriving = loop.create_task(arrive())
+        room = _Window(max(1, self.window // PIECE_BYTES))
+        arriving = loop.create_task(self._arrive(under_way, target, name, room))
         with contextlib.suppress(OSError):
             while not arriving.done():
                 await room.acquire()
@@ -127,6 +124,36 @@ class Line:
             if self.is_dead:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
+
+    async def _arrive(
+        self, under_way: asyncio.Queue[tuple[float, bytes]], target: socket.socket, name: str, room: _Window
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        noted = self.up if name == "up" else self.down
+        with contextlib.suppress(OSError):
+            while True:
+                at, data = await under_way.get()
+                await asyncio.sleep(max(0.0, at - loop.time()))
+                if not data:
+                    target.shutdown(socket.SHUT_WR)
+                    return
+                await loop.sock_sendall(target, data)
+                noted.append((time.monotonic(), len(data)))
+                loop.call_later(self.delay, room.acknowledge)  # that is on the way back first
+
+
+class _Window(asyncio.Semaphore):
+    """How many pieces may be under way: a connection begins with one, each that arrives lets two follow."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(1)
+        self._size, self._most = 1, most
+
+    def acknowledge(self) -> None:
+        self.release()
+        if self._size < self._most:
+            self._size += 1
+            self.release()
 
 
 def between(passed: Sequence[tuple[float, int]], begin: float, end: float) -> int:
@@ -239,30 +266,40 @@ def dead(options: argparse.Namespace) -> None:
 
 
 def far(options: argparse.Namespace) -> None:
-    """Objects of 256 KiB and, in their own run, of 8 MiB."""
+    """Objects of each size, in a run of its own for each size and line."""
     rate = 40e6 / 8
     ways = {
         "near": {},
         "600 ms, 1 % of pieces late": {"delay": 0.3, "window": 64 << 10, "loss": 0.01},
     }
-    for size, count in ((256 << 10, 2400), (8 << 20, 75)):
+    for size in options.sizes:
         for name, how in ways.items():
-            with scene([size] * count) as (server, appliance):
+            if options.only and options.only not in name:
+                continue
+            with scene([size] * max(12, (600 << 20) // size)) as (server, appliance):
                 line = Line(server.url, rate=rate, **how)  # type: ignore[arg-type]
+                urls = {way: line.url if way == options.direction else server.url for way in ("pull", "push")}
+                passed = line.up if options.direction == "push" else line.down
                 appliance.configure(
                     {
-                        "name": "job", "source": side(server, "here", url=line.url),
-                        "destination": side(server, "there"),
+                        "name": "job", "source": side(server, "here", url=urls["pull"]),
+                        "destination": side(server, "there", url=urls["push"]),
                     },
                 )  # fmt: skip
                 appliance.start()
-                until(lambda: between(line.down, 0, time.monotonic()) > 1_000_000, seconds=120)  # noqa: B023
+                until(lambda: between(passed, 0, time.monotonic()) > 1_000_000, seconds=120)  # noqa: B023
                 time.sleep(15)
                 begin = time.monotonic()
-                time.sleep(options.seconds)
-                full = between(line.down, begin, time.monotonic()) / (time.monotonic() - begin) / rate
-                chosen = appliance.status()["jobs"][0]["concurrency"]["pull"]
-                print(f"{size >> 10} KiB, {name}: {full:.2f} full; {chosen}", flush=True)
+                at = begin
+                while at < begin + options.seconds:
+                    time.sleep(2)
+                    then, at = at, time.monotonic()
+                    if options.seconds_shown:
+                        full = between(passed, then, at) / (at - then) / rate
+                        print(f"{at - begin:4.0f} s: {full:.2f} full, {line.open} of {line.made} open")
+                full = between(passed, begin, at) / (at - begin) / rate
+                chosen = dict(appliance.status()["jobs"][0]["concurrency"])[options.direction]
+                print(f"{options.direction} {size >> 10} KiB, {name}: {full:.2f} full; {chosen}", flush=True)
 
 
 def main() -> None:
@@ -275,6 +312,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--engine", default="s5cmd")
     parser.add_argument("--seconds-shown", action="store_true", help="of limit: the share of each second")
+    parser.add_argument("--sizes", nargs="+", type=parse_size, default=[256 << 10, 8 << 20, 64 << 20])
+    parser.add_argument("--only", help="of far: near or late")
     options = parser.parse_args()
     modes[options.mode](options)
 

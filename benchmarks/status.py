@@ -77,7 +77,7 @@ def measure(objects: int) -> tuple[float, float]:
         folder = Path(name)
         ledger, job = filled(folder, objects)
         problems = Problems()
-        desk = StatusDesk(ledger, Pool([], ledger, problems), Meter(), Tuner(lambda: 4), problems, "-")
+        desk = StatusDesk(ledger, Pool([], ledger, problems), Meter(), Tuner(), problems, "-")
         calls = []
         for _ in range(200):
             started = time.perf_counter()

@@ -28,7 +28,7 @@ from s5jtd.errors import Busy, Exit, LedgerError, S5jtError
 from s5jtd.folders.engine import FolderEngine
 from s5jtd.folders.paths import ignore_lease_breaks
 from s5jtd.hotplug import HotPlug, volumes_now
-from s5jtd.jobs import build_job, given_at_start, timetables
+from s5jtd.jobs import allowed, build_job, given_at_start, timetables
 from s5jtd.ledger.chronicle import open_chronicle
 from s5jtd.ledger.endpoint_checks import EndpointChecks
 from s5jtd.ledger.passes import Passes
@@ -105,7 +105,7 @@ class App:
         self.problems = Problems()
         self.meter = Meter()
         self.line = Line(config.state_dir, timetables(config))
-        self.tuner = Tuner(lambda: self.config.limits.workers, self.line.rate)
+        self.tuner = Tuner(lambda: allowed(self.config), self.line.rate)
         self.engines = _engines(self.line)
         self.engine: Engine = FolderEngine(self.engines)
         ignore_lease_breaks()

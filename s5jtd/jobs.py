@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from s5jtd.config import Config, FolderDestination, FolderSource, JobConfig, S3Destination, S3Side
+from s5jtd.config.schema import Bounds as GivenBounds
 from s5jtd.config.sides import (
     AnonymousCredentials,
     EnvCredentials,
@@ -23,6 +24,7 @@ from s5jtd.folders.leave import Leave, is_ready
 from s5jtd.folders.watch import FolderWatch
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.line import Timetable
+from s5jtd.link.tuning import ANY, Allowed, Bounds
 from s5jtd.log import register_secret
 from s5jtd.model import Direction, Side
 from s5jtd.s3.client import S3Client
@@ -190,6 +192,17 @@ def given_at_start(config: Config) -> list[str]:
     sides = config.s3_sides()
     given = (SystemdCredentials, EnvCredentials)
     return sorted({str(credential_source(side)) for side in sides if isinstance(side.credentials, given)})
+
+
+def allowed(config: Config) -> Allowed:
+    """Between what is chosen how much travels at a time; a bound alone moves the other where it must."""
+
+    def between(given: GivenBounds, usual: Bounds) -> Bounds:
+        least = min(usual.least, given.max or usual.least) if given.min is None else given.min
+        return Bounds(least, max(usual.most, least) if given.max is None else given.max)
+
+    limits = config.limits
+    return Allowed(between(limits.workers, ANY.workers), between(limits.parts, ANY.parts))
 
 
 def timetables(config: Config) -> dict[Direction, Timetable]:

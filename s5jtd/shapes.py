@@ -85,6 +85,11 @@ class Concurrency(TypedDict):
     workers: int  #: objects
     parts: int  #: ranges or parts of one object
     why: str
+    #: Between what both are chosen.
+    workers_min: NotRequired[int]
+    workers_max: NotRequired[int]
+    parts_min: NotRequired[int]
+    parts_max: NotRequired[int]
 
 
 class Portion(TypedDict):

@@ -13,7 +13,7 @@ from s5jtd.errors import VolumeError
 from s5jtd.ledger.rows import FOREVER_MS, Pass, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
-from s5jtd.link.tuning import CONFIGURED, Lane, Portion, Tuner
+from s5jtd.link.tuning import Lane, Tuner
 from s5jtd.meter import Meter, worth
 from s5jtd.model import Direction, Learned, printable
 from s5jtd.pool import Pool
@@ -153,11 +153,15 @@ class StatusDesk:
         choice = self._tuner.shown(Lane(job.id, direction))
         if choice is None:
             return None
-        return {"workers": choice.workers, "parts": choice.parts, "why": choice.why}
+        workers, parts = self._tuner.allowed
+        return {
+            "workers": choice.workers, "parts": choice.parts, "why": choice.why,
+            "workers_min": workers.least, "workers_max": workers.most,
+            "parts_min": parts.least, "parts_max": parts.most,
+        }  # fmt: skip
 
     def _portion(self, job: Job) -> protocol.Portion:
-        chunk = job.config.chunk
-        found = self._tuner.portion(job.id, Portion(chunk.bytes, chunk.objects, CONFIGURED))
+        found = job.portion(self._tuner)
         return {"bytes": found.bytes, "objects": found.objects, "why": found.why}
 
     def _state(self, job: Job, pauses: Pauses, objects: dict[str, int]) -> tuple[str, str | None]:

@@ -16,10 +16,11 @@ from s5jtd.config import (
     FolderSource,
     load,
 )
-from s5jtd.config.schema import Log, sections_at
+from s5jtd.config.schema import Log, WorkerBounds, sections_at
 from s5jtd.config.sides import Section
 from s5jtd.config.tree import KeyPath
 from s5jtd.config.values import url
+from s5jtd.jobs import allowed
 from s5jtd.model import Evidence
 from s5jtd.units import TimetableEntry
 from tests.configs import (
@@ -79,7 +80,9 @@ def test_what_is_left_out_has_its_default(monkeypatch):
 
     only = config.jobs[0]
     assert (config.state_dir, config.runtime_dir) == (Path("/var/lib/s5jtd"), Path("/run/s5jtd"))
-    assert (config.reports.keep, config.log.level, config.limits.workers) == (90 * 86_400, "info", "auto")
+    assert (config.reports.keep, config.log.level, config.limits.workers) == (
+        90 * 86_400, "info", WorkerBounds(),
+    )  # fmt: skip
     assert (only.mode, only.engine, only.scan_every, only.attempts) == ("staged", "s5cmd", 60.0, 8)
     assert (only.chunk.bytes, only.chunk.objects) == (2**30, 1000)
     assert (only.evidence.minimum, only.evidence.otherwise) == (Evidence.ETAG, "readback")
@@ -392,7 +395,53 @@ def test_a_file_without_jobs_is_refused():
     assert refused("just text") == ["1: must hold keys of its own"]
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (
+            "workers: lots",
+            "10: limits.workers: must be auto, a whole number from 1 to 1024, or {min: 4, max: 64}",
+        ),
+        (
+            "workers: 0",
+            "10: limits.workers: must be auto, a whole number from 1 to 1024, or {min: 4, max: 64}",
+        ),
+        (
+            "workers: [4]",
+            "10: limits.workers: must be auto, a whole number from 1 to 1024, or {min: 4, max: 64}",
+        ),
+        ("workers: {min: 4, maximum: 9}", "10: limits.workers.maximum: unknown key; did you mean max? Known"),
+        (
+            "workers: {min: 8, max: 4}",
+            "10: limits.workers: min is more than max: no number lies between them",
+        ),
+        ("workers: {min: 0}", "10: limits.workers.min: must be greater than or equal to 1"),
+        ("workers: {max: 2000}", "10: limits.workers.max: must be less than or equal to 1024, not '2000'"),
+        ("parts: 200", "10: limits.parts: must be auto, a whole number from 1 to 128, or {min: 4, max: 64}"),
+    ],
+)
+def test_bounds_that_leave_nothing_to_choose_are_refused(written, told):
+    lines = refused(f"{GOOD}limits:\n  {written}\n")
+
+    assert [line for line in lines if line.startswith(told)] == lines
+
+
+def test_bounds_are_shown_as_they_are_written_and_one_alone_moves_the_other():
+    limits = config_of(limits={"workers": {"max": 2}, "parts": {"min": 32}}).limits
+
+    assert limits.model_dump(mode="json")["workers"] == {"min": None, "max": 2}
+    assert config_of(limits={"workers": "7"}).public()["limits"]["workers"] == 7
+    assert config_of().public()["limits"]["parts"] == "auto"
+    assert allowed(config_of(limits={"workers": {"max": 2}, "parts": {"min": 32}})) == ((2, 2), (32, 32))
+    assert allowed(config_of(limits={"workers": 7})) == ((7, 7), (1, 16))
+    assert allowed(config_of()) == ((4, 128), (1, 16))
+
+
 def test_limits_that_exclude_each_other_are_refused():
+    with pytest.raises(ValidationError, match="min_bytes is more than bytes"):
+        job_of(chunk={"bytes": "1MiB", "min_bytes": "2MiB"})
+    with pytest.raises(ValidationError, match="min_objects is more than objects"):
+        job_of(chunk={"objects": 10, "min_objects": 11})
     with pytest.raises(ValidationError, match="min_size is more than max_size"):
         job_of(min_size="2MB", max_size="1MB")
     with pytest.raises(ValidationError, match="min_age is more than max_age"):

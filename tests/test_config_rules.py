@@ -237,6 +237,8 @@ def test_the_same_configuration_has_no_changes():
     [
         ("log: {level: debug}\n", "log.level"),
         ("limits: {workers: 4}\n", "limits.workers"),
+        ("limits: {workers: {max: 4}}\n", "limits.workers"),
+        ("limits: {parts: 4}\n", "limits.parts"),
         ("    scan_every: 5m\n", "jobs[archive].scan_every"),
         ("    attempts: 3\n", "jobs[archive].attempts"),
         ("    evidence: {minimum: size}\n", "jobs[archive].evidence.minimum"),

@@ -205,6 +205,13 @@ def test_a_pull_is_one_get_unless_the_object_is_large(size, concurrency, part_mi
     assert f"--concurrency {concurrency} --part-size {part_mib} ".encode() in line
 
 
+def test_a_pull_comes_in_smaller_ranges_where_it_is_asked_to_and_nothing_went_wrong():
+    first, again = (Transfer("1.obj", b"k", 8 * MIB, whole=whole) for whole in (False, True))
+
+    assert b"--concurrency 6 --part-size 2 " in language.pull_line("archive", first, 6, 2 * MIB - 1)
+    assert b"--concurrency 1 --part-size 8 " in language.pull_line("archive", again, 6, 2 * MIB - 1)
+
+
 @example(60_000 * MIB, 6 * MIB)
 @example(60_000 * MIB - 1, 6 * MIB)
 @given(st.integers(0, 50 << 40), st.one_of(st.none(), st.integers(1, 6 << 30)))

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from s5jtd.cli import main
 from s5jtd.config import S3Destination, S3Side
+from s5jtd.config.schema import WorkerBounds
 from s5jtd.config.sides import FolderSource, KeyCredentials, SystemdCredentials
 from s5jtd.errors import Exit
 from tests.configs import loaded
@@ -143,7 +144,7 @@ def test_an_old_env_file_becomes_a_job_from_a_folder(tmp_path: Path) -> None:
     assert (job.destination.bucket, job.destination.prefix) == ("cloud-archive", "site 7/in/")
     assert job.destination.storage_class == "INTELLIGENT_TIERING"
     assert job.destination.part_size == 128 * 2**20
-    assert (job.attempts, config.limits.workers) == (4, 32)
+    assert (job.attempts, config.limits.workers) == (4, WorkerBounds(min=32, max=32))
     assert "ALERT_EMAIL: has no counterpart" in told
     assert "S5CMD_CONCURRENCY" in told
     assert "volumes: nothing was said" in told

@@ -30,14 +30,16 @@ from s5jtd.link.headroom import Headroom
 from s5jtd.link.line import Line
 from s5jtd.link.timetable import next_change, rate_at
 from s5jtd.link.tuning import (
+    LEAST,
     PARTS_MAX,
-    PORTION_BYTES_MIN,
-    PORTION_OBJECTS_MIN,
     WORKERS_MAX,
     WORKERS_MIN,
     WORKERS_USUAL,
+    Allowed,
+    Bounds,
     Choice,
     Lane,
+    Least,
     Level,
     Portion,
     Trial,
@@ -46,6 +48,7 @@ from s5jtd.link.tuning import (
     next_level,
 )
 from s5jtd.model import Direction
+from s5jtd.stages import plan
 from s5jtd.units import parse_timetable
 from tests.appliance import WAIT_SECONDS, until
 from tests.engine_contract import MIB, Stand, credentials_file, stand_at
@@ -235,7 +238,7 @@ class TestTuning:
         assert "failures" in level.why
 
     def test_a_run_of_few_objects_teaches_nothing_and_has_more_parts_of_each(self):
-        tuner = Tuner(lambda: "auto")
+        tuner = Tuner()
         lane = Lane(1, PULL)
         assert tuner.shown(lane) is None
 
@@ -249,7 +252,7 @@ class TestTuning:
 
     def test_a_limit_is_not_spread_too_thin(self):
         rates: dict[Direction, float | None] = {PULL: 640 * 1024.0, PUSH: None}
-        tuner = Tuner(lambda: "auto", rates.__getitem__)
+        tuner = Tuner(rate=rates.__getitem__)
 
         assert tuner.choose(Lane(1, PULL), 600.0, 1000).workers == 10
         assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == WORKERS_MAX
@@ -257,7 +260,7 @@ class TestTuning:
         assert tuner.choose(Lane(1, PULL), 600.0, 1000).workers == WORKERS_MIN
 
     def test_a_chunk_is_what_the_slower_direction_is_through_with_in_time(self):
-        tuner, most = Tuner(lambda: "auto"), Portion(1024 * MIB, 1000, "configured")
+        tuner, most = Tuner(), Portion(1024 * MIB, 1000, "configured")
         pull, push = Lane(1, PULL), Lane(1, PUSH)
 
         def ran(lane: Lane, size: int, seconds: float) -> None:
@@ -276,15 +279,58 @@ class TestTuning:
         for _ in range(20):
             ran(pull, 1, 1e6)
         least = tuner.portion(1, most)
-        assert (least.bytes, least.objects) == (PORTION_BYTES_MIN, PORTION_OBJECTS_MIN)
+        assert (least.bytes, least.objects) == tuple(LEAST)
+        more = tuner.portion(1, most, Least(100 * MIB, 500))
+        assert (more.bytes, more.objects) == (100 * MIB, 500)
 
     def test_what_the_configuration_says_holds_and_may_change(self):
-        says: list[Any] = [7]
-        tuner = Tuner(lambda: says[0])
+        says = [Allowed(Bounds(7, 7), Bounds(3, 3))]
+        rates: dict[Direction, float | None] = {PULL: None, PUSH: None}
+        tuner, lane = Tuner(lambda: says[0], rates.__getitem__), Lane(1, PUSH)
 
-        assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == 7
-        says[0] = 9
-        assert tuner.choose(Lane(1, PUSH), 600.0, 1000).workers == 9
+        def chosen(**trial: Any) -> tuple[int, int, str]:
+            choice = tuner.choose(lane, 100.0, 1000)
+            tuner.learn(lane, choice, dataclasses.replace(self.GOOD, **trial))
+            return choice.workers, choice.parts, choice.why
+
+        assert chosen() == (7, 3, "configured: limits.workers")
+        rates[PUSH] = 64 * 1024.0
+        assert chosen(trouble=True) == (7, 3, "configured: limits.workers")  # who named a number means it
+        rates[PUSH] = None
+        says[0] = Allowed(Bounds(4, 20), Bounds(1, 2))
+        assert chosen(trouble=True) == (20, 2, "limits.workers allows 20")
+        assert chosen(trouble=True)[0] == 10
+        says[0] = Allowed(Bounds(9, 20))
+        assert chosen(trouble=True)[0] == 10 - 1  # half of 10 is less than was asked for
+        says[0] = Allowed(Bounds(200, 300))
+        assert chosen()[::2] == (200, "limits.workers asks for 200")
+        assert chosen()[0] == 300
+
+    def test_from_afar_few_objects_come_in_smaller_pieces_and_from_near_they_do_not(self):
+        tuner = Tuner()
+
+        def pieces(latency_ms: float, objects: int, each: int, lane: int = 1) -> int:
+            return tuner.choose(Lane(lane, PULL), latency_ms, objects, objects * each).range_bytes
+
+        assert pieces(600.0, 9, 8 * MIB) == MIB
+        assert pieces(600.0, 64, 8 * MIB) == 4 * MIB
+        assert pieces(600.0, 128, 8 * MIB) == 16 * MIB  # there are enough of them
+        assert pieces(600.0, 4, 1000 * MIB) == 16 * MIB
+        assert pieces(20.0, 9, 8 * MIB, lane=2) == 16 * MIB
+
+    def test_for_a_far_destination_a_chunk_has_as_many_objects_as_fill_the_line(self):
+        tuner, lane = Tuner(), Lane(1, PUSH)
+        portion, backlog = Portion(1024 * MIB, 1000, ""), plan.Limits(75, 600 * MIB)
+
+        def size(latency_ms: float) -> int:
+            wide = tuner.wide(lane, latency_ms)
+            return plan.limits(portion, backlog, 8, wide=wide).bytes
+
+        assert size(20.0) == 75 * MIB
+        assert size(200.0) == 64 * 8 * MIB
+        assert size(600.0) == 1024 * MIB
+        least = plan.Limits(100, 200 * MIB)
+        assert plan.limits(portion, backlog, 8, least) == least
 
 
 class TestHeadroom:
@@ -336,7 +382,7 @@ class TestHeadroom:
             assert again
 
     def test_p11_also_what_is_configured_is_divided(self):
-        tuner, lane = Tuner(lambda: 12), Lane(1, PULL)
+        tuner, lane = Tuner(lambda: Allowed(Bounds(12, 12))), Lane(1, PULL)
         choice = tuner.choose(lane, None, 1000)
         tuner.learn(lane, choice, Trial(0, 0, 1.0, trouble=False, killed=True))
 

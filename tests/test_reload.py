@@ -103,7 +103,7 @@ def test_a_job_can_come_and_go_while_others_work(appliance: Appliance, moto: Ser
     second = {"name": "more", "source": side(moto, here), "destination": side(moto, moto.new_bucket())}
     appliance.configure(first)
     appliance.start()
-    appliance.configure(second, first, limits={"workers": 3}, log={"level": "debug"})
+    appliance.configure(second, first, limits={"workers": {"max": 9}}, log={"level": "debug"})
 
     told = reload(appliance)
 
@@ -111,6 +111,13 @@ def test_a_job_can_come_and_go_while_others_work(appliance: Appliance, moto: Ser
     assert [one["name"] for one in appliance.status()["jobs"]] == ["more", "archive"]
     appliance.settled()
     assert appliance.counted(0) == appliance.counted(1) == {"delivered": 1}
+    chosen: Any = appliance.status()["jobs"][0]["concurrency"]["push"]
+    assert chosen == chosen | {
+        "workers": 9,
+        "why": "limits.workers allows 9",
+        "workers_min": 4,
+        "workers_max": 9,
+    }
     appliance.configure(first)
     assert "jobs[more] removed" in reload(appliance)["changed"]
     assert [one["name"] for one in appliance.status()["jobs"]] == ["archive"]

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from s5jtd.config.schema import Limits
+from s5jtd.config.schema import Chunk, Limits
 from s5jtd.ledger.rows import Returned
 from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
@@ -74,13 +74,12 @@ class Site:
             assert self.pool.attach(volume, cast("Any", lambda *_: None), lambda: None)
         job_id = self.ledger.enrol_job("archive", "s3://a/", "s3://b/")
         config = SimpleNamespace(
-            chunk=SimpleNamespace(objects=1000, bytes=64 * MIB), order="key", mode="staged", resume_above=GIB
+            chunk=Chunk(objects=1000, bytes=64 * MIB), order="key", mode="staged", resume_above=GIB
         )
-        link = SimpleNamespace(endpoints=SimpleNamespace(available=lambda: True))
-        job = SimpleNamespace(id=job_id, name="archive", config=config, source=link, held=None)
-        self.job = cast("Job", job)
+        link = SimpleNamespace(endpoints=SimpleNamespace(available=lambda: True, all=list))
+        self.job = Job(job_id, cast("Any", config), cast("Any", link), cast("Any", link))
         budget = Budget(Limits, self.ledger.views)
-        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget, Tuner(lambda: "auto"))
+        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget, Tuner())
 
     def admit(self, count: int) -> None:
         self.ledger.admit(

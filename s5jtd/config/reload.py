@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from s5jtd.config.rules import conflicts
-from s5jtd.config.schema import Config, JobConfig, VolumeSpec
+from s5jtd.config.schema import Bounds, Config, JobConfig, VolumeSpec
 from s5jtd.config.sides import Section
 from s5jtd.config.tree import path_text
 from s5jtd.errors import ConfigError
@@ -69,7 +69,7 @@ def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 def _differences(old: object, new: object, path: str = "", kind: str = "") -> Iterator[str]:
     """Paths like `jobs[archive].scan_every`; `kind` is one without names, `jobs[].scan_every`."""
-    if isinstance(old, Section) and type(old) is type(new):
+    if isinstance(old, Section) and type(old) is type(new) and not isinstance(old, Bounds):
         dot = "." if path else ""
         for name in type(old).model_fields:
             yield from _differences(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_serializer, model_validator
 from pydantic.fields import FieldInfo
 
 from s5jtd.config import values as v
@@ -21,12 +21,28 @@ from s5jtd.config.sides import Destination, S3Destination, S3Side, Section, Sour
 from s5jtd.config.tree import KeyPath
 from s5jtd.model import Evidence
 
+MOST_WORKERS = 1024
+MOST_PARTS = 128
+
 
 class Chunk(Section):
     """What closes a chunk, whichever comes first."""
 
     bytes: Annotated[v.Size, Field(ge=1)] = 2**30
     objects: int = Field(default=1000, ge=1, le=100_000)
+    #: It is chosen no smaller than this, for a slow line or a small backlog; None: by what pays.
+    min_bytes: Annotated[v.Size, Field(ge=1)] | None = None
+    min_objects: int | None = Field(default=None, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _bounds_leave_room(self) -> Self:
+        for what, least, most in (
+            ("bytes", self.min_bytes, self.bytes),
+            ("objects", self.min_objects, self.objects),
+        ):
+            if least is not None and least > most:
+                raise ValueError(f"min_{what} is more than {what}: no chunk could be so large")
+        return self
 
 
 class EvidencePolicy(Section):
@@ -114,9 +130,39 @@ class Bandwidth(Section):
     push: v.Bandwidth = ()
 
 
+class Bounds(Section):
+    """What a number is chosen between; None: as far as it pays."""
+
+    min: int | None = Field(default=None, ge=1)
+    max: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _bounds_leave_room(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError("min is more than max: no number lies between them")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> object:
+        if self.min is None and self.max is None:
+            return v.AUTO
+        return self.min if self.min == self.max else {"min": self.min, "max": self.max}
+
+
+class WorkerBounds(Bounds):
+    min: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
+    max: int | None = Field(default=None, ge=1, le=MOST_WORKERS)
+
+
+class PartBounds(Bounds):
+    min: int | None = Field(default=None, ge=1, le=MOST_PARTS)
+    max: int | None = Field(default=None, ge=1, le=MOST_PARTS)
+
+
 class Limits(Section):
     bandwidth: Bandwidth = Bandwidth()
-    workers: v.Workers = "auto"  #: objects at a time
+    workers: Annotated[WorkerBounds, v.bounds(MOST_WORKERS)] = WorkerBounds()  #: objects at a time
+    parts: Annotated[PartBounds, v.bounds(MOST_PARTS)] = PartBounds()  #: of one object, at a time
     #: A larger object is parked.
     largest_object: v.Size | None = Field(default=None, serialization_alias="largest_object_bytes")
     #: What is more waits: of each job for the next look at its source, of all jobs for the next day.

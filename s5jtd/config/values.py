@@ -27,7 +27,6 @@ from s5jtd.units import (
 AUTO: Literal["auto"] = "auto"
 
 _LEAST_PART, _LARGEST_PART = 5 * 2**20, 5 * 2**30  # bytes; S3's own limits for a part
-_MOST_WORKERS = 1024
 _MOST_KEY_BYTES = 1024  # S3's limit for a key, so for its prefix too
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -123,14 +122,20 @@ def part_size(value: object) -> int | Literal["auto"]:
     return size_bytes
 
 
-def workers(value: object) -> int | Literal["auto"]:
-    """`auto` or how many objects at a time."""
-    if value == AUTO:
-        return AUTO
-    text = str(value) if isinstance(value, str | int) else ""
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= _MOST_WORKERS:
-        raise ValueError(f"must be auto, or a whole number from 1 to {_MOST_WORKERS}")
-    return int(text)
+def bounds(most: int) -> BeforeValidator:
+    """`auto`, one number, or the two that it is chosen between, as what a model of them is made of."""
+
+    def read(value: object) -> object:
+        if value == AUTO:
+            return {}
+        if isinstance(value, dict):
+            return value
+        text = str(value) if isinstance(value, str | int) else ""
+        if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= most:
+            raise ValueError(f"must be auto, a whole number from 1 to {most}, or {{min: 4, max: 64}}")
+        return {"min": text, "max": text}
+
+    return BeforeValidator(read)
 
 
 def scan_interval(value: object) -> float:
@@ -220,7 +225,6 @@ Size = Annotated[int, BeforeValidator(parse_size)]  #: bytes
 Url = Annotated[str, BeforeValidator(url)]
 Urls = Annotated[tuple[Url, ...], AfterValidator(unique)]
 Yes = Annotated[bool, AfterValidator(_true)]
-Workers = Annotated[int | Literal["auto"], BeforeValidator(workers)]
 
 ProxyUrl = Annotated[Url, written(r"http:.*", "a URL that begins with http://")]
 JobName = Annotated[

@@ -16,6 +16,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 
+#: No GET of an engine brings more than this of an object: what breaks off in it has to come again.
+PULL_RANGE_BYTES: Final = 16 * 1024 * 1024
+
 Preference = Literal["s5cmd", "native", "auto"]
 
 
@@ -31,6 +34,7 @@ class Transfer:
     takes: Belongings = NO_BELONGINGS  #: for a push
     #: What of it was moved is kept where a run ends before it does, so that the next goes on from there.
     resumable: bool = False
+    whole: bool = False  #: for a pull: in one GET, unless it is large: ranges may be what went wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Batch:
     batch_file: Path | None
     workers: int  #: objects at a time
     parts: int = 4  #: ranges or parts of one object at a time
+    range_bytes: int = PULL_RANGE_BYTES  #: for a pull: what one GET brings at most, where it can be told
     #: Which engine is to carry what several could; what only one can carry goes with that one.
     preference: Preference = "s5cmd"
     uploads: Uploads | None = None  #: for a push; None: an upload that does not end is left to the sweep

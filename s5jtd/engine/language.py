@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
 
-from s5jtd.engine.contract import Remote, Transfer
+from s5jtd.engine.contract import PULL_RANGE_BYTES, Remote, Transfer
 from s5jtd.model import NO_BELONGINGS, Belongings
 
 MIB: Final = 1 << 20
@@ -22,9 +22,6 @@ PUT_BYTES_MAX: Final = 5 * 1024 * MIB
 #: From this quotient of size and part size on, s5cmd takes a part size of its own that no flag can name.
 PARTS_MAX: Final = 10_000
 
-#: Up to this size an object comes in one GET, which cannot mix two versions of it; a larger one comes in
-#: ranges of this size.  A range that breaks off starts again, so on a bad link smaller is better.
-PULL_RANGE_BYTES: Final = 16 * MIB
 #: Enough for a dropped connection; the ledger counts and spaces the attempts that matter.
 RETRY_COUNT: Final = 2
 
@@ -77,10 +74,15 @@ def expected_parts(size: int, part_size: int) -> int | None:
     return None if size <= part_size else -(-size // part_size)
 
 
-def pull_line(bucket: str, transfer: Transfer, parts: int = 4) -> bytes:
-    """The line that fetches one object to its opaque name in the working folder, in ranges side by side."""
-    single = transfer.size <= PULL_RANGE_BYTES
-    part_size = _whole_mib(max(transfer.size, 1)) if single else PULL_RANGE_BYTES
+def pull_line(bucket: str, transfer: Transfer, parts: int = 4, range_bytes: int = PULL_RANGE_BYTES) -> bytes:
+    """The line that fetches one object to its opaque name in the working folder.
+
+    Up to `range_bytes` it comes in one GET, which cannot mix two versions of it; a larger one comes in
+    ranges of about that size, `parts` of them side by side.
+    """
+    in_one = _whole_mib(PULL_RANGE_BYTES if transfer.whole else range_bytes)
+    single = transfer.size <= in_one
+    part_size = _whole_mib(max(transfer.size, 1)) if single else in_one
     return _line(_sizes(part_size, 1 if single else parts), _url(bucket, transfer), _local(transfer))
 
 

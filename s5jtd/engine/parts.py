@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from s5jtd.engine.language import PULL_RANGE_BYTES
+from s5jtd.engine.contract import PULL_RANGE_BYTES
 
 _RECORD_BYTES_MAX: Final = 16 * 1024 * 1024
 

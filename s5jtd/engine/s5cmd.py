@@ -211,7 +211,9 @@ class _Talk:
             if reason:
                 self._settle(Outcome(transfer.name, Failure.OTHER, reason))
             elif batch.direction is Direction.PULL:
-                lines.append(language.pull_line(batch.remote.bucket, transfer, batch.parts))
+                lines.append(
+                    language.pull_line(batch.remote.bucket, transfer, batch.parts, batch.range_bytes)
+                )
             else:
                 lines.append(language.push_line(batch.remote, transfer, batch.parts))
         return lines

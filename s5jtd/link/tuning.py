@@ -3,7 +3,8 @@
 One lane is one direction of one job.  A distant server needs more requests in flight for the same rate, so
 a lane begins with a number that grows with latency.  From there it doubles while that pays, goes back
 where it does not, and halves where requests fail: on a thin line more at a time only means more that
-breaks at once.  Decisions are pure functions over frozen values; `Tuner` holds the values and a lock.
+breaks at once.  Where a run has fewer objects than that, each travels in more pieces.  All of it stays
+between bounds.  Decisions are pure functions over frozen values; `Tuner` holds the values and a lock.
 What this machine has memory for is not the link's matter: `headroom` takes that off at the end.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 import structlog
 
@@ -29,6 +30,9 @@ WORKERS_MAX: Final = 128
 #: Ranges or parts of one object at a time: usual, and most, where there are fewer objects than workers.
 PARTS_USUAL: Final = 4
 PARTS_MAX: Final = 16
+#: What one GET brings: least, where the way is long and the objects are few, and most.  Less than a MiB
+#: would wait for its answer as long as it travels.
+RANGE_BYTES: Final = (1 << 20, 16 << 20)
 #: Up to this latency the usual number fills a line; above it grows in proportion.
 _NEAR_MS: Final = 50.0
 #: What an object costs besides its bytes, as so many bytes: small ones are bound by round trips.
@@ -44,12 +48,31 @@ _RUNS_BETWEEN_TRIES: Final = 20
 PORTION_SECONDS: Final = {Direction.PULL: 120.0, Direction.PUSH: 600.0}
 #: Why a chunk is as large as it is where nothing else says so.
 CONFIGURED: Final = "configured: chunk"
-#: Less at a time would cost more in starting than it saves.
-PORTION_BYTES_MIN: Final = 16 << 20
-PORTION_OBJECTS_MIN: Final = 64
 #: A run that was over sooner tells more of starting than of the link.
 _TELLING_SECONDS: Final = 1.0
 _PACE_WEIGHT: Final = 0.5  # of the newest run
+
+
+class Bounds(NamedTuple):
+    """What a number is chosen between; where both are the same, nothing is chosen."""
+
+    least: int
+    most: int
+
+    def hold(self, number: int) -> int:
+        """The number, or the bound that it would pass."""
+        return min(max(number, self.least), self.most)
+
+
+class Allowed(NamedTuple):
+    """What the configuration leaves to be chosen."""
+
+    workers: Bounds = Bounds(WORKERS_MIN, WORKERS_MAX)
+    parts: Bounds = Bounds(1, PARTS_MAX)
+
+
+#: All of it.
+ANY: Final = Allowed()
 
 
 class Lane(NamedTuple):
@@ -67,6 +90,7 @@ class Choice:
     parts: int  #: ranges or parts of one object
     why: str
     divisor: int = 1  #: what memory left of it, see `headroom`
+    range_bytes: int = RANGE_BYTES[1]  #: what one GET brings at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +100,16 @@ class Portion:
     bytes: int
     objects: int
     why: str
+
+
+class Least(NamedTuple):
+    """Less at a time would cost more in starting than it saves."""
+
+    bytes: int
+    objects: int
+
+
+LEAST: Final = Least(16 << 20, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,49 +138,71 @@ class Level:
     rests: int = 0  #: good runs until more is tried
 
 
-def first_level(latency_ms: float | None) -> Level:
+def first_level(latency_ms: float | None, bounds: Bounds = ANY.workers) -> Level:
     """Where a lane begins: the further away, the more at a time."""
-    if latency_ms is None or latency_ms <= _NEAR_MS:
+    if not _is_far(latency_ms):
         return Level(WORKERS_USUAL, "usual")
-    workers = min(round(WORKERS_USUAL * latency_ms / _NEAR_MS), WORKERS_MAX)
+    workers = min(round(WORKERS_USUAL * latency_ms / _NEAR_MS), max(WORKERS_MAX, bounds.most))
     return Level(workers, f"latency of {latency_ms:.0f} ms")
 
 
-def next_level(level: Level, trial: Trial) -> Level:
+def bounded(level: Level, bounds: Bounds) -> Level:
+    """The level as far as the configuration allows it."""
+    if bounds.least == bounds.most:
+        return Level(bounds.least, "configured: limits.workers")
+    if level.workers > bounds.most:
+        return Level(bounds.most, f"limits.workers allows {bounds.most}")
+    if level.workers < bounds.least:
+        return Level(bounds.least, f"limits.workers asks for {bounds.least}")
+    return level
+
+
+def next_level(level: Level, trial: Trial, bounds: Bounds = ANY.workers) -> Level:
     """What a run taught: half after trouble, double while that pays, back where it did not."""
     workers = level.workers
     if trial.trouble:
-        return Level(max(workers // 2, WORKERS_MIN), "halved after failures of the endpoint", rests=3)
+        return Level(max(workers // 2, bounds.least), "halved after failures of the endpoint", rests=3)
     if trial.objects < 2 * workers:
         return level  # too few to tell anything
     if level.rests:
         return replace(level, rests=level.rests - 1)
     if level.pace and trial.pace < level.pace * _PAYS:
         why = f"{workers} at a time brought no more"
-        return Level(max(workers // 2, WORKERS_MIN), why, rests=_RUNS_BETWEEN_TRIES)
-    if workers >= WORKERS_MAX:
+        return Level(max(workers // 2, bounds.least), why, rests=_RUNS_BETWEEN_TRIES)
+    if workers >= bounds.most:
         return replace(level, pace=0.0, rests=_RUNS_BETWEEN_TRIES)
     why = f"more pays: {workers} at a time brought more than half as many" if level.pace else "trying more"
-    return Level(min(workers * 2, WORKERS_MAX), why, pace=trial.pace)
+    return Level(min(workers * 2, bounds.most), why, pace=trial.pace)
 
 
-def within_rate(level: Level, rate: Rate) -> Level:
+def within_rate(level: Level, rate: Rate, bounds: Bounds = ANY.workers) -> Level:
     """As many as a limit has bytes for; a connection that gets next to nothing is one that servers drop."""
     if rate is None:
         return level
-    most = max(int(rate / _WORKER_RATE_MIN), WORKERS_MIN)
+    most = max(int(rate / _WORKER_RATE_MIN), bounds.least)
     if level.workers <= most:
         return level
     return Level(most, f"the limit feeds {most}")
 
 
-def portion(paces: Mapping[Direction, float], most: Portion) -> Portion:
+def range_bytes(workers: int, busy: int, size_bytes: int, latency_ms: float | None) -> int:
+    """What one GET should bring at most: from afar less where `busy` objects are fewer than `workers`.
+
+    A connection to a distant server carries only so much in each round trip, whatever the line has.
+    """
+    least, most = RANGE_BYTES
+    if busy >= workers or not _is_far(latency_ms):
+        return most
+    return min(max(size_bytes // workers, least), most)
+
+
+def portion(paces: Mapping[Direction, float], most: Portion, least: Least = LEAST) -> Portion:
     """What a run at these paces (see `Trial.pace`) is through with in time: the slower direction decides."""
     found = most
     for direction, pace in paces.items():
         work = pace * PORTION_SECONDS[direction]
-        size = max(int(work), PORTION_BYTES_MIN)
-        count = max(int(work / _OBJECT_BYTES), PORTION_OBJECTS_MIN)
+        size = max(int(work), least.bytes)
+        count = max(int(work / _OBJECT_BYTES), least.objects)
         if size < found.bytes or count < found.objects:
             why = f"a {direction} is through with it in {PORTION_SECONDS[direction] / 60:.0f} minutes"
             found = Portion(min(size, found.bytes), min(count, found.objects), why)
@@ -158,38 +214,45 @@ class Tuner:
 
     def __init__(
         self,
-        configured: Callable[[], int | Literal["auto"]],
+        allowed: Callable[[], Allowed] = lambda: ANY,
         rate: Callable[[Direction], Rate] = lambda _direction: None,
     ) -> None:
-        """`configured` tells what the configuration says now: a number, or to choose here.
+        """`allowed` tells what the configuration says now.
 
         `rate` tells which limit holds: a line that is held back must not be spread too thin.
         """
-        self._configured = configured
+        self._allowed = allowed
         self._rate = rate
         self.headroom = Headroom()
         self._lock = threading.Lock()
         self._levels: dict[Lane, Level] = {}
         self._paces: dict[Lane, float] = {}
 
-    def choose(self, lane: Lane, latency_ms: float | None, objects: int) -> Choice:
-        """For a run of so many objects."""
+    @property
+    def allowed(self) -> Allowed:
+        """Between what is chosen now."""
+        return self._allowed()
+
+    def choose(
+        self, lane: Lane, latency_ms: float | None, objects: int, size_bytes: int | None = None
+    ) -> Choice:
+        """For a run of so many objects, together of so many bytes where that is known."""
+        allowed, rate = self._allowed(), self._rate(lane.direction)
         level = self._levels.get(lane)
         if level is None:
             with self._lock:
-                level = self._levels.setdefault(lane, first_level(latency_ms))
-        configured, rate = self._configured(), self._rate(lane.direction)
-        if configured != "auto":
-            level = Level(configured, "configured: limits.workers")
-        else:
-            level = within_rate(level, rate)
+                level = self._levels.setdefault(lane, first_level(latency_ms, allowed.workers))
+        level = within_rate(bounded(level, allowed.workers), rate, allowed.workers)
         busy = max(1, min(objects, level.workers))
-        parts = min(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL), PARTS_MAX)
+        parts = allowed.parts.hold(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL))
         if rate is not None:
-            parts = max(1, min(parts, int(rate / _WORKER_RATE_MIN) // busy))
+            parts = max(allowed.parts.least, min(parts, int(rate / _WORKER_RATE_MIN) // busy))
+        in_one = RANGE_BYTES[1]
+        if size_bytes is not None:
+            in_one = range_bytes(level.workers, busy, size_bytes, latency_ms)
         divisor = self.headroom.divisor
         if divisor == 1:
-            return Choice(level.workers, parts, level.why)
+            return Choice(level.workers, parts, level.why, range_bytes=in_one)
         workers = max(1, busy // divisor)
         why = f"memory is short: one in {divisor} of {busy}"
         return Choice(workers, max(1, parts // divisor), why, divisor)
@@ -199,28 +262,45 @@ class Tuner:
         self.headroom.ran(choice.divisor, killed=trial.killed, moved=trial.objects > 0)
         if trial.killed:
             return
+        bounds = self._allowed().workers
         with self._lock:
             if trial.objects and not trial.trouble and trial.seconds >= _TELLING_SECONDS:
                 known = self._paces.get(lane, trial.pace)
                 self._paces[lane] = known + _PACE_WEIGHT * (trial.pace - known)
-            old = self._levels.get(lane)
-            if old is None or old.workers != choice.workers:
+            if lane not in self._levels:
                 return
-            new = self._levels[lane] = next_level(old, trial)
-        if new.workers != old.workers and self._configured() == "auto":
+            old = bounded(self._levels[lane], bounds)
+            if old.workers != choice.workers or bounds.least == bounds.most:
+                return
+            new = self._levels[lane] = next_level(old, trial, bounds)
+        if new.workers != old.workers:
             log.info(
                 "concurrency_changed", direction=lane.direction.value, workers=new.workers,
                 before=old.workers, reason=new.why,
             )  # fmt: skip
 
-    def portion(self, job_id: int, most: Portion) -> Portion:
+    def wide(self, lane: Lane, latency_ms: float | None) -> int:
+        """How many objects should travel together so that a far line is full; 0 where it is near."""
+        if not _is_far(latency_ms):
+            return 0
+        allowed, rate = self._allowed().workers, self._rate(lane.direction)
+        with self._lock:
+            level = self._levels.get(lane) or first_level(latency_ms, allowed)
+        return within_rate(bounded(level, allowed), rate, allowed).workers
+
+    def portion(self, job_id: int, most: Portion, least: Least = LEAST) -> Portion:
         """How much a job's chunk should hold now, `most` at most."""
         with self._lock:
             paces = {
                 lane.direction: pace for lane, pace in self._paces.items() if lane.job_id == job_id
             }  # fmt: skip
-        return portion(paces, most)
+        return portion(paces, most, least)
 
     def shown(self, lane: Lane) -> Choice | None:
         """What the next run of many objects gets; None before the first."""
-        return self.choose(lane, None, WORKERS_MAX) if lane in self._levels else None
+        return self.choose(lane, None, self._allowed().workers.most) if lane in self._levels else None
+
+
+def _is_far(latency_ms: float | None) -> TypeGuard[float]:
+    """Whether the usual number would leave a line half empty."""
+    return latency_ms is not None and latency_ms > _NEAR_MS

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from s5jtd.config import JobConfig
 from s5jtd.engine.contract import Engine, Remote
+from s5jtd.link.tuning import CONFIGURED, LEAST, Least, Portion, Tuner
 from s5jtd.model import Listed, Side
 from s5jtd.s3.endpoints import Endpoint, Endpoints
 from s5jtd.stages.findings import Desk
@@ -115,6 +116,12 @@ class Job:
             self.config.source if side is Side.SOURCE else self.config.destination, "part_size", None
         )
         return given if isinstance(given, int) else None
+
+    def portion(self, tuner: Tuner) -> Portion:
+        """How much of it should travel together now."""
+        chunk = self.config.chunk
+        least = Least(chunk.min_bytes or LEAST.bytes, chunk.min_objects or LEAST.objects)
+        return tuner.portion(self.id, Portion(chunk.bytes, chunk.objects, CONFIGURED), least)
 
     def misnamed(self, key: bytes) -> str | None:
         """Why a key can have no name at the destination, or None if it can."""

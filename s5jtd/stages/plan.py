@@ -11,7 +11,8 @@ from s5jtd.errors import LostRace, VolumeError
 from s5jtd.ledger.rows import Item
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
-from s5jtd.link.tuning import CONFIGURED, Portion, Tuner
+from s5jtd.link.tuning import Lane, Portion, Tuner
+from s5jtd.model import Direction
 from s5jtd.pool import Pool
 from s5jtd.stages import spread
 from s5jtd.stages.budget import Budget
@@ -38,11 +39,20 @@ class Limits:
     bytes: int
 
 
-def limits(portion: Portion, backlog: Limits, lanes: int) -> Limits:
-    """What the link is through with in time, cut finer where the backlog is small."""
+#: The same as far as nobody configured another.
+FINEST = Limits(CHUNK_OBJECTS_MIN, CHUNK_BYTES_MIN)
+
+
+def limits(portion: Portion, backlog: Limits, lanes: int, least: Limits = FINEST, wide: int = 0) -> Limits:
+    """What the link is through with in time, cut finer where the backlog is small.
+
+    `wide` is how many objects must be sent together for the line to be full: each goes in one PUT, as it was
+    put at the source, so nothing but their number fills a long way.
+    """
+    wide_bytes = wide * backlog.bytes // max(1, backlog.objects)
     return Limits(
-        objects=min(portion.objects, max(CHUNK_OBJECTS_MIN, backlog.objects // lanes)),
-        bytes=min(portion.bytes, max(CHUNK_BYTES_MIN, backlog.bytes // lanes)),
+        objects=min(portion.objects, max(least.objects, wide, backlog.objects // lanes)),
+        bytes=min(portion.bytes, max(least.bytes, wide_bytes, backlog.bytes // lanes)),
     )
 
 
@@ -170,10 +180,13 @@ class Plan:
         if not objects[word]:
             job.held = None
             return False
-        chunk = job.config.chunk
-        portion = self._tuner.portion(job.id, Portion(chunk.bytes, chunk.objects, CONFIGURED))
-        limit = limits(portion, Limits(objects[word], sizes[word]), 4 * (1 + len(others)))
-        size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, CHUNK_BYTES_MIN))
+        chunk, backlog = job.config.chunk, Limits(objects[word], sizes[word])
+        least = Limits(chunk.min_objects or FINEST.objects, chunk.min_bytes or FINEST.bytes)
+        latencies = (endpoint.health.latency_ms for endpoint in job.destination.endpoints.all())
+        latency_ms = min((ms for ms in latencies if ms is not None), default=None)
+        wide = self._tuner.wide(Lane(job.id, Direction.PUSH), latency_ms)
+        limit = limits(job.portion(self._tuner), backlog, 4 * (1 + len(others)), least, wide)
+        size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, least.bytes))
         limit = replace(limit, bytes=size)
         if not spread.is_worth(lane, others, min(size, sizes[word]), sizes[word]):
             return False

@@ -189,13 +189,15 @@ class Pull:
             lane = Lane(job.id, Direction.PULL)
             self._meter.found(job.id, Direction.PULL, _left_of(work), threading.get_ident())
             run_started = time.monotonic()
-            choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
+            choice = self._tuner.choose(
+                lane, endpoint.health.latency_ms, len(items), sum(item.size for item in items)
+            )
             run = self._engine.run(
                 Batch(
                     Direction.PULL, remote,
                     tuple(_transfer(job, name, item) for name, item in work.by_name.items()),
                     folder.data_fd, batch_path(folder.fd, "pull.batch"), choice.workers, choice.parts,
-                    job.config.engine,
+                    range_bytes=choice.range_bytes, preference=job.config.engine,
                 ),
                 on_outcome=lambda outcome: self._on_outcome(work, outcome),
                 on_progress=lambda moved: self._on_progress(job, moved, beat),
@@ -436,7 +438,8 @@ def _left_of(work: _Work) -> int:
 
 
 def _transfer(job: Job, name: str, item: Item) -> Transfer:
-    return Transfer(name, item.key, item.size, resumable=is_large(job, item))
+    # What failed before may have failed for its ranges, as from a server that knows none.
+    return Transfer(name, item.key, item.size, resumable=is_large(job, item), whole=item.attempts > 1)
 
 
 def _or_park(job: Job, returned: Returned, *, alone: bool, is_blamed: bool = False) -> Returned:

@@ -300,7 +300,7 @@ class Push:
             Batch(
                 Direction.PUSH, remote, tuple(transfer(name, item) for name, item in items.items()),
                 folder.data_fd, batch_path(folder.fd, "push.batch") if writable else None, choice.workers,
-                choice.parts, job.config.engine, book,
+                choice.parts, preference=job.config.engine, uploads=book,
             ),
             on_outcome=on_outcome,
             on_progress=on_progress,

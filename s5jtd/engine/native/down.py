@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from s5jtd.engine.contract import Batch, Failure, Transfer
-from s5jtd.engine.language import PULL_RANGE_BYTES
+from s5jtd.engine.contract import PULL_RANGE_BYTES, Batch, Failure, Transfer
 from s5jtd.engine.native.client import Changed, failure_of
 from s5jtd.engine.native.work import Cancelled, Gauge, Tally, side_by_side
 from s5jtd.engine.parts import part_names, read_record
