@@ -283,7 +283,7 @@ def far(options: argparse.Namespace) -> None:
                 appliance.configure(
                     {
                         "name": "job", "source": side(server, "here", url=urls["pull"]),
-                        "destination": side(server, "there", url=urls["push"]),
+                        "destination": side(server, "there", url=urls["push"], part_size=options.part_size),
                     },
                 )  # fmt: skip
                 appliance.start()
@@ -313,6 +313,7 @@ def main() -> None:
     parser.add_argument("--engine", default="s5cmd")
     parser.add_argument("--seconds-shown", action="store_true", help="of limit: the share of each second")
     parser.add_argument("--sizes", nargs="+", type=parse_size, default=[256 << 10, 8 << 20, 64 << 20])
+    parser.add_argument("--part-size", default="auto", help="of far: destination.part_size")
     parser.add_argument("--only", help="of far: near or late")
     options = parser.parse_args()
     modes[options.mode](options)

@@ -29,6 +29,9 @@ _WITHOUT_FLUSHING_THE_LOG = 2
 #: FIFREEZE and FITHAW: whoever writes is held, and nothing can kill him, as by a disk that does not answer.
 _FREEZE, _THAW = 0xC0045877, 0xC0045878
 
+#: Of the first version of control groups, where what the kernel writes back later is held back too.
+THROTTLE = Path("/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device")
+
 _MKFS_OPTIONS = {"ext4": ["-q", "-F", "-m", "0"], "xfs": ["-q", "-f"]}
 
 
@@ -51,6 +54,14 @@ class LoopVolume:
     def remount(self, *options: str) -> None:
         """Change options while it is in use, e.g. `ro`."""
         _run("mount", "-o", ",".join(("remount", *options)), str(self.path))
+
+    def slow_down(self, bytes_per_second: int) -> None:
+        """Let the disk write no faster, whoever writes; 0: as fast as it can.
+
+        The kernel itself holds the requests back, at the root of the control group of block devices.
+        """
+        device = Path("/sys/class/block", Path(self.device).name, "dev").read_text().strip()
+        THROTTLE.write_text(f"{device} {bytes_per_second}")
 
     def unmount(self, *, lazily: bool = True) -> None:
         """Take it out of the tree: lazily at once, and who has files of it open keeps them."""

@@ -194,5 +194,7 @@ def test_the_public_form_is_plain_json_with_units_in_its_names():
 
     assert json.loads(json.dumps(public)) == public
     assert public["jobs"][0]["scan_every_seconds"] == 60.0
-    assert public["jobs"][0]["chunk"] == {"bytes": 2**30, "objects": 1000}
+    assert public["jobs"][0]["chunk"] == {
+        "bytes": 2**30, "objects": 1000, "min_bytes": None, "min_objects": None,
+    }  # fmt: skip
     assert public["volumes"] == [{"path": "/mnt/a", "name": None, "reserve": {"share": 0.05}}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,8 +11,6 @@ from typing import Any, cast
 import pytest
 
 from s5jtd.config.schema import Chunk, Limits
-from s5jtd.ledger.rows import Returned
-from s5jtd.ledger.states import ChunkState, State
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.tuning import Tuner
 from s5jtd.model import Listed
@@ -42,10 +41,18 @@ def test_pace_is_what_became_durable_by_the_time_it_took_and_is_forgotten_with_a
 
 
 def test_a_volume_of_unknown_speed_counts_as_fast_and_the_emptier_comes_first() -> None:
-    weighed = spread.lanes([(10 * GIB, 0, None), (50 * GIB, 0, 100.0), (90 * GIB, 500, 100.0)])
+    weighed = spread.lanes([(10 * GIB, 0, None, inf), (50 * GIB, 0, 100.0, inf), (90 * GIB, 500, 100.0, inf)])
 
     assert [lane.speed for lane in weighed] == [100.0, 100.0, 100.0]
     assert spread.order(weighed) == [1, 0, 2]
+
+
+def test_a_volume_of_unknown_speed_begins_with_little_unless_it_is_alone() -> None:
+    new, known = spread.lanes([(100 * GIB, 0, None, inf), (100 * GIB, 0, 100.0, inf)])
+
+    assert spread.share_bytes(new, [new, known], GIB, 64 * MIB) == spread.TASTE_BYTES
+    assert spread.share_bytes(known, [new, known], GIB, 64 * MIB) == GIB
+    assert spread.share_bytes(new, [new], GIB, 64 * MIB) == GIB
 
 
 def test_a_slow_volume_helps_with_much_and_stays_out_of_the_way_of_little() -> None:
@@ -56,7 +63,8 @@ def test_a_slow_volume_helps_with_much_and_stays_out_of_the_way_of_little() -> N
     assert spread.is_worth(fast, [slow], GIB, 2 * GIB)
     assert spread.is_worth(spread.Lane(GIB, 0, 60e6), [fast], GIB, 2 * GIB)  # not much slower
     assert spread.is_worth(slow, [spread.Lane(GIB, 0, 100e6)], GIB, 2 * GIB)  # the fast one has no room
-    assert spread.share_bytes(slow, [slow, fast], GIB, 64 * MIB) == 64 * MIB
+    assert spread.share_bytes(slow, [slow, fast], GIB, 64 * MIB) == GIB // 20
+    assert spread.share_bytes(slow, [slow, fast], 64 * MIB, 64 * MIB) == spread.TASTE_BYTES
     assert spread.share_bytes(fast, [slow, fast], GIB, 64 * MIB) == GIB
     assert spread.share_bytes(spread.Lane(4 * GIB, 0, 1.0), [slow], GIB, MIB) < GIB
 
@@ -119,28 +127,31 @@ def test_the_last_chunks_go_to_the_fast_volume_and_many_to_both(site: Site) -> N
     assert site.planned() == {"slow": 2, "fast": 2}
 
 
-def test_what_waits_on_a_slow_volume_is_handed_over_when_the_fast_one_has_nothing_to_do(site: Site) -> None:
+def test_what_waits_on_a_slow_volume_is_handed_over_to_a_fast_one(site: Site) -> None:
     site.admit(4)
     steps(site)
     assert site.planned() == {"slow": 2, "fast": 2}  # nothing is known of them yet
     pull(site, "slow"), pull(site, "fast"), pull(site, "fast")
     site.volumes[0].pace.note(64 * MIB, 64.0)
     site.volumes[1].pace.note(64 * MIB, 1.0)
-    assert not site.planner.step(lambda: None)  # the fast one is still at work
-    for chunk in pulling(site, "fast"):
-        gone = [Returned(item, State.GONE, "gone", "") for item in site.ledger.views.pulling(chunk.id)]
-        site.ledger.settle_pull(chunk, [], gone, None)
 
     steps(site)
-    assert site.planned()["slow"] == 0
-    assert site.planned()["fast"] == 1
+
+    assert site.planned() == {"slow": 0, "fast": 1}
+
+
+def test_a_disk_that_is_slow_only_now_is_told_by_what_does_not_come_to_an_end() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    with pace.under_way(100 * MIB), pace.under_way(10 * MIB), pace.under_way(0):
+        now[0] = 10.0
+        assert pace.ceiling == MIB
+    assert pace.ceiling == inf
+
+    was_fast, fast = spread.lanes([(GIB, 0, 50.0 * MIB, 1.0 * MIB), (GIB, 0, 50.0 * MIB, inf)])
+    assert (was_fast.speed, fast.speed) == (MIB, 50 * MIB)
 
 
 def pull(site: Site, name: str) -> Any:
     volume = next(volume for volume in site.volumes if volume.name == name)
     return site.ledger.take_pull(volume.ledger_id)
-
-
-def pulling(site: Site, name: str) -> list[Any]:
-    volume = next(volume for volume in site.volumes if volume.name == name)
-    return site.ledger.views.chunks(volume.ledger_id, ChunkState.PULLING)

@@ -143,18 +143,18 @@ class Plan:
                 self._pool.fail(volume, error)
                 continue
             queued = self._ledger.views.queued_bytes(volume.ledger_id)
-            known.append((volume, (usable, queued, volume.pace.bytes_per_second)))
+            known.append((volume, (usable, queued, volume.pace.bytes_per_second, volume.pace.ceiling)))
         weighed = spread.lanes([numbers for _, numbers in known])
         return [(volume, lane) for (volume, _), lane in zip(known, weighed, strict=True)]
 
     def _hand_over(self, volumes: Sequence[tuple[Volume, spread.Lane]]) -> bool:
-        """What waits on a slow volume while a fast one has nothing to do goes back, to be planned anew."""
-        if all(lane.queued_bytes for _, lane in volumes):
-            return False
+        """What waits on a slow volume goes back where the others would be through with it sooner."""
+        jobs = [job for job in self._jobs() if self._may_pull(job)]
+        backlog = sum(self._ledger.views.counters(job.id)[1][State.SEEN.word] for job in jobs)
         for at, (volume, lane) in enumerate(volumes):
             others = [other for which, (_, other) in enumerate(volumes) if which != at]
             if self._ledger.views.planned(volume.ledger_id) and not spread.is_worth(
-                lane, others, 0, lane.queued_bytes
+                lane, others, 0, lane.queued_bytes + backlog
             ):
                 self._pool.take_back(volume)
                 return True

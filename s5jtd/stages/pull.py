@@ -146,7 +146,8 @@ class Pull:
             with job.source.endpoints.lease(turn=max(item.attempts for item in items) - 1) as endpoint:
                 remote = job.source.remote(endpoint)
                 try:
-                    volume_was_well = self._transfer(job, chunk, items, endpoint, remote, beat)
+                    with self.volume.pace.under_way(sum(item.size for item in items)):
+                        volume_was_well = self._transfer(job, chunk, items, endpoint, remote, beat)
                 except OSError as error:
                     raise volume_error(error, str(self.volume.path)) from error
         except EndpointError as error:

@@ -1,7 +1,8 @@
 """Spreads work over volumes by free space and measured speed: a slow disk holds no fast one back; pure.
 
 While there is plenty to do, every volume works, each at its own pace, and a slow one is given smaller chunks.
-Towards the end a slow one is given nothing that the others would have done sooner.
+Towards the end a slow one is given nothing that the others would have done sooner.  One that nobody knows yet
+begins with little: it may be the slow one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Final
 SLOW: Final = 2.0
 #: A chunk takes no larger part of what is free on a volume than this.
 FREE_SHARE: Final = 8
+#: The chunks of a volume while its speed is unknown, and the least that a slow one is given.
+TASTE_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,16 @@ class Lane:
     usable_bytes: int
     queued_bytes: int  #: planned and being pulled
     speed: float  #: bytes per second
+    is_known: bool = True  #: False: the speed is a guess
 
 
-def lanes(known: Sequence[tuple[int, int, float | None]]) -> list[Lane]:
-    """From usable bytes, queued bytes and speed; an unknown speed counts as that of the fastest."""
-    best = max((speed for _, _, speed in known if speed), default=1.0)
-    return [Lane(usable, queued, speed or best) for usable, queued, speed in known]
+def lanes(known: Sequence[tuple[int, int, float | None, float]]) -> list[Lane]:
+    """From usable bytes, queued bytes, speed and its ceiling; an unknown speed is that of the fastest."""
+    best = max((speed for _, _, speed, _ in known if speed), default=1.0)
+    return [
+        Lane(usable, queued, min(speed or best, ceiling), bool(speed))
+        for usable, queued, speed, ceiling in known
+    ]
 
 
 def order(all_lanes: Sequence[Lane]) -> list[int]:
@@ -42,8 +49,9 @@ def order(all_lanes: Sequence[Lane]) -> list[int]:
 def share_bytes(lane: Lane, all_lanes: Sequence[Lane], limit_bytes: int, least_bytes: int) -> int:
     """How large a chunk may be on a volume: what takes about as long as on the fastest, and leaves room."""
     best = max(one.speed for one in all_lanes)
-    fitting = min(limit_bytes * lane.speed / best, lane.usable_bytes / FREE_SHARE)
-    return min(limit_bytes, max(least_bytes, int(fitting)))
+    in_time = int(limit_bytes * lane.speed / best) if lane.is_known or len(all_lanes) == 1 else 0
+    in_room = max(least_bytes, lane.usable_bytes // FREE_SHARE)
+    return min(limit_bytes, max(in_time, min(TASTE_BYTES, least_bytes)), in_room)
 
 
 def is_worth(lane: Lane, others: Sequence[Lane], chunk_bytes: int, backlog_bytes: int) -> bool:

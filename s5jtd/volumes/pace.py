@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 _CHUNKS: Final = 8
@@ -13,6 +15,8 @@ _CHUNKS: Final = 8
 _AGE_SECONDS_MAX: Final = 900.0
 #: From less the start of a process would be measured, and not the disk.
 _BYTES_MIN: Final = 1 << 20
+#: Less than this under way may take its time for being many objects, or for its one process.
+_TELLING_BYTES: Final = 8 << 20
 
 
 class Pace:
@@ -23,6 +27,27 @@ class Pace:
         self._clock = clock
         self._lock = threading.Lock()
         self._chunks: deque[tuple[float, int, float]] = deque(maxlen=_CHUNKS)
+        self._moving: dict[object, tuple[float, int]] = {}
+
+    @contextlib.contextmanager
+    def under_way(self, size_bytes: int) -> Iterator[None]:
+        """A chunk of so many bytes is being taken in while the block runs."""
+        mark = object()
+        with self._lock:
+            self._moving[mark] = self._clock(), size_bytes
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._moving[mark]
+
+    @property
+    def ceiling(self) -> float:
+        """What it cannot be faster than now, in bytes per second: what is under way would be through."""
+        now = self._clock()
+        with self._lock:
+            telling = [(at, size) for at, size in self._moving.values() if size >= _TELLING_BYTES]
+        return min((size / max(now - at, 0.001) for at, size in telling), default=math.inf)
 
     def note(self, taken_bytes: int, seconds: float) -> None:
         """A chunk was sealed."""
