@@ -338,6 +338,8 @@ def test_a_liar_loses_its_share_for_long_although_it_lists_well():
             endpoints.probe_due(nothing)
             assert first.health.state is UP
 
+        endpoints.judge(first, wrong=1, right=0)  # what failed before comes alone
+        assert first.health.state is DOWN
         endpoints.judge(first, wrong=0, right=9)
         assert first.health.lies == 0
 

@@ -313,10 +313,13 @@ class Endpoints:
     def judge(self, endpoint: Endpoint, *, wrong: int, right: int) -> None:
         """Say how many objects of a run had wrong bytes.  Several, and more than right ones, are its fault.
 
-        Unless there is no honest endpoint to compare with: then it may be the objects, and who would serve?
+        Of one that was taken out for it and has sent nothing right since, one will do: what failed travels in
+        small company.  Unless there is no honest endpoint to compare with: then it may be the objects, and
+        who would serve?
         """
         with self._lock:
-            if wrong < _WRONG_MIN or wrong <= right:
+            enough = 1 if endpoint.health.lies else _WRONG_MIN
+            if wrong < enough or wrong <= right:
                 if right and not wrong:
                     endpoint.health = replace(endpoint.health, lies=0)
                 return
