@@ -82,7 +82,8 @@ def _prose(text: str | None) -> Iterator[str]:
 
 def _option(option: click.Option, context: click.Context) -> str:
     metavar = "" if option.is_flag or option.count else f" {option.make_metavar(context)}"
-    return f"- `{', '.join(option.opts)}{metavar}` -- {_plain(option.help or '')}"
+    default = f"  Default: {option.default}." if option.show_default else ""
+    return f"- `{', '.join(option.opts)}{metavar}` -- {_plain(f'{option.help}{default}')}"
 
 
 def _plain(text: str) -> str:

@@ -182,7 +182,14 @@ def resync(job: str, prefix: str | None, deep: bool, dry_run: bool, wait: bool) 
     "--state", metavar="STATE", shell_complete=state_names, help=f"Only these: {', '.join(STATES)}."
 )
 @click.option("--prefix", type=KEY, help="Only keys that begin so.")
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    help="At most so many.",
+)
 def objects(job: str, state: str | None, prefix: str | None, limit: int) -> None:
     """List the objects of JOB with their states, by key."""
     daemon = daemon_for()
@@ -342,7 +349,9 @@ def reports(ctx: click.Context) -> None:
 
 @reports.command("list", epilog=examples("s5jtctl reports list archive --limit 5"))
 @click.argument("job", required=False, shell_complete=job_names)
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 1000), default=100, show_default=True, help="The newest."
+)
 def reports_list(job: str | None, limit: int) -> None:
     """List reports, the newest first."""
     show(Method.REPORT_LIST, given(job=job) | {"limit": limit}, render.reports)
@@ -351,7 +360,9 @@ def reports_list(job: str | None, limit: int) -> None:
 _OBJECTS = click.option(
     "--objects", "with_objects", is_flag=True, help="With what came to rest, a page of it."
 )
-_PAGE_OBJECTS = click.option("--limit", type=click.IntRange(1, 10_000), help="Objects in the page.  [1000]")
+_PAGE_OBJECTS = click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 10_000), help="Objects in the page.  [1000]"
+)
 
 
 @reports.command(

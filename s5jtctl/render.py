@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s5jtctl import units
-from s5jtctl.status import INSECURE, latency
+from s5jtctl.status import INSECURE, latency, ordered_volumes
 from s5jtctl.terminal import Look
 from s5jtctl.text import paint, paint_state, safe, table
 
@@ -115,6 +115,7 @@ def retried(reply: Reply, _look: Look) -> list[str]:
 def volumes(reply: Reply, look: Look) -> list[str]:
     if not reply["volumes"]:
         return ["there is no volume"]
+    ordered: Sequence[Any] = ordered_volumes(reply["volumes"])
     rows = [
         [
             safe(volume["state"]),
@@ -125,10 +126,10 @@ def volumes(reply: Reply, look: Look) -> list[str]:
             units.amount(volume["only_here_bytes"]),
             safe(volume["path"]),
         ]
-        for volume in reply["volumes"]
+        for volume in ordered
     ]
     heading, *lines = _tabled("STATE VOLUME >SIZE >FREE >STAGED >ONLY-HERE PATH", rows, look)
-    told = [f"  {safe(volume['reason'])}" if volume["reason"] else "" for volume in reply["volumes"]]
+    told = [f"  {safe(volume['reason'])}" if volume["reason"] else "" for volume in ordered]
     return [heading, *(text for pair in zip(lines, told, strict=True) for text in pair if text)]
 
 

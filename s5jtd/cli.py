@@ -139,7 +139,9 @@ def check(context: Context, as_json: bool, offline: bool, install: bool, legacy:
 @main.command("list")
 @click.argument("side", type=click.Choice([side.value for side in Side]))
 @click.argument("job", shell_complete=job_names)
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="How many objects.")
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(1), default=20, show_default=True, help="How many objects."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @pass_context
 def list_side(context: Context, side: str, job: str, limit: int, as_json: bool) -> None:
@@ -239,7 +241,10 @@ def ledger_backup(context: Context, file: Path | None) -> None:
 
 
 @ledger.command("export")
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True,
+    help="A table, or one JSON object a line.",
+)  # fmt: skip
 @click.option("--job", metavar="JOB", shell_complete=job_names, help="Only the objects of this job.")
 @click.option("--state", type=click.Choice([state.word for state in State]), help="Only those in this state.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Default: stdout.")

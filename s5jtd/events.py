@@ -40,7 +40,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "warning", "what an operator ordered with `s5jtctl bandwidth` cannot be read; the config holds"
         ),
         "batch_streamed": Event(
-            "info", "some objects of a job in direct mode came to their end; `objects` of `of` are delivered"
+            "info",
+            "some objects of a job in direct mode came to their end; `objects` of `of` are delivered,"
+            " `error` is what most others met",
         ),
         "bytes_differ": Event(
             "warning",
@@ -59,15 +61,23 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
         "chunk_not_salvaged": Event(
             "info", "nothing of a chunk that was being pulled could be kept; its objects are pulled again"
         ),
-        "chunk_pushed": Event("info", "a push of a chunk came to its end; `objects` of `of` are delivered"),
+        "chunk_pushed": Event(
+            "info",
+            "a push of a chunk came to its end; `objects` of `of` are delivered, `error` is what most others"
+            " met",
+        ),
         "chunk_put_off": Event(
             "info", "the transfer of a large object broke off; it goes on later from where it is"
         ),
         "chunk_salvaged": Event(
-            "info", "what an earlier life had pulled of a chunk was checked, and kept where it matched"
+            "info",
+            "what an earlier life had pulled of a chunk was checked: `objects` of `of` are kept, the others"
+            " pulled again, a large one from where it was",
         ),
         "chunk_staged": Event(
-            "info", "a chunk was pulled and checked; `objects` of `of` are durable and proven"
+            "info",
+            "a chunk was pulled and checked; `objects` of `of` are durable and proven, `error` is what most"
+            " others met",
         ),
         "client_failed": Event(
             "error", "serving one client of the control socket failed unexpectedly; the others go on"

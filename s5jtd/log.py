@@ -229,6 +229,8 @@ def _word(value: object) -> str:
     """Quote what holds spaces or quotes, so that no value can pretend to be another field."""
     if isinstance(value, list) and value:
         return ",".join(map(_word, value))
+    if isinstance(value, Mapping) and value:
+        return "{" + ", ".join(f"{name}: {_word(item)}" for name, item in value.items()) + "}"
     text = _as_text(value)
     return json.dumps(text, ensure_ascii=False) if not text or re.search(r'[\s"=]', text) else text
 

@@ -145,6 +145,11 @@ def test_a_journal_that_was_restarted_is_found_again(journal, tmp_path):
 
 
 def test_a_list_is_readable_for_people_and_for_programs(journal):
+    log.get_logger().info("operator_request", parameters={"job": "a b", "now": True, "x": 'y"='})
+    asked = fields_of(journal.recv(1 << 20))
+    assert asked["MESSAGE"] == r'operator_request parameters={job: "a b", now: true, x: "y\"="}'
+    assert json.loads(asked["S5JT_PARAMETERS"]) == {"job": "a b", "now": True, "x": 'y"='}
+
     log.get_logger().info("reloaded", changed=["limits.workers", "jobs[b] added"], kept=[])
 
     said = fields_of(journal.recv(1 << 20))

@@ -77,6 +77,9 @@ def test_a_page_has_every_command_and_option(folder, name, root):
                 assert re.search(
                     rf"^({'|'.join(option.opts)})\b|, {option.opts[-1]}\b", text, re.MULTILINE
                 ), option
+                if len(path) > 1:
+                    assert option.help, option
+                    assert not option.show_default or f"Default: {option.default}." in text, option
     for code in Exit:
         assert re.search(rf"^\.TP\n{int(code)}$", text, re.MULTILINE)
 

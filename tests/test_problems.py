@@ -158,6 +158,9 @@ def test_endpoints_are_checked_when_asked_and_an_object_tells_over_which_it_came
             assert detail.startswith(f"pull from {bad.url} by way of volume-")
         if failed:
             assert moto.url in pulled
+            (came_to_nothing, *_) = [one for one in appliance.events("chunk_staged") if not one["objects"]]
+            assert "InternalError" in came_to_nothing["error"]
+        assert all("error" not in one for one in appliance.events("chunk_pushed"))
 
         checked = appliance.ask("endpoint.check")["endpoints"]
         assert [row["state"] != "down" for row in checked] == [True, True, True]

@@ -36,7 +36,9 @@ _program = click.option("--client", "program", metavar="PATH", help="AWS's snowb
 
 def _timeout(default: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     help_text = "How long to wait."
-    return click.option("--timeout", callback=_seconds, default=default, show_default=True, help=help_text)
+    return click.option(
+        "--timeout", metavar="DURATION", callback=_seconds, default=default, show_default=True, help=help_text
+    )
 
 
 @click.group(cls=Told)

@@ -59,9 +59,9 @@ def answer(line: bytes, table: Mapping[str, Verb], caller: Caller) -> Answer:
         request = _checked(verb.request, call.params)
         if call.notification and verb.streams:
             return Answer(None, name)  # a stream nobody could recognise
-        result = verb.perform(request)
-        if verb.access is Access.OPERATOR:
+        if verb.access is Access.OPERATOR:  # before what comes of it, which may take long, or end badly
             log.info("operator_request", method=name, parameters=call.params, uid=caller.uid, pid=caller.pid)
+        result = verb.perform(request)
     except _Refusal as refusal:
         refusal.id = call.id
         reply = _refused(refusal)

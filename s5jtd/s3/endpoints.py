@@ -357,13 +357,13 @@ class Endpoints:
         self.report(endpoint, error)
 
     def _all_down(self) -> EndpointDown:
-        worst = self._endpoints[0].status() if self._endpoints else None
-        return EndpointDown(
-            f"all {len(self._endpoints)} endpoints are down, {worst.url} for: {worst.last_error}"
-            if worst
-            else "there is none",
-            hint=worst.hint if worst else "",
-        )
+        """Says what the first of them said; it names its URL itself."""
+        if not self._endpoints:
+            return EndpointDown("there is none")
+        first = self._endpoints[0].status()
+        _, _, said = (first.last_error or "").partition(": ")
+        several = f"all {len(self._endpoints)} are down; " if len(self._endpoints) > 1 else ""
+        return EndpointDown(several + (said or f"{first.url} is down"), hint=first.hint)
 
     def _choose(self, turn: int = 0) -> Endpoint | None:
         old = self._monotonic() - _PACE_SECONDS

@@ -27,7 +27,7 @@ from s5jtd.s3.endpoints import Endpoint
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.check import DESTINATION_MISMATCH, SOURCE_MISMATCH, DeliveredCheck, StagedCheck, refused
 from s5jtd.stages.copying import copied, may_copy, settled_copy
-from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, tell_mismatches
+from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, tell_mismatches, trouble
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job
 from s5jtd.stages.resuming import is_large
@@ -177,6 +177,7 @@ class Direct:
         log.info(
             "batch_streamed", endpoint=url, objects=len(delivered), of=len(items),
             bytes=sum(one.item.size for one in delivered), seconds=round(time.monotonic() - started, 3),
+            **trouble(returned),
         )  # fmt: skip
         return went
 

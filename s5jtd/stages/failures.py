@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -36,6 +37,12 @@ BLAMELESS = _OF_ENDPOINT | {Failure.SPACE, Failure.LOCAL}
 LINK_ATTEMPTS_MIN = 5
 #: Of objects of which the engine said nothing.
 NO_ANSWER = "no_answer"
+
+
+def trouble(settled: Iterable[object]) -> dict[str, str]:
+    """What most of those met that did not make their hop, for the log; nothing where all did."""
+    met = Counter(one.message for one in settled if isinstance(one, Returned))
+    return {"error": met.most_common(1)[0][0]} if met else {}
 
 
 def endpoint_fault(outcomes: Mapping[str, Outcome]) -> EndpointError | None:

@@ -52,8 +52,9 @@ class Probe:
                 "endpoint_down",
                 subject,
                 f"{link.side} endpoint {shot.url} of job {job.name}: {shot.last_error}",
-                shot.hint or "it is tried again by itself",
+                hint := shot.hint or "it is tried again by itself; see what is in the way: s5jtd check",
             ):
                 log.warning(
-                    "endpoint_down", job=job.name, side=link.side.value, url=shot.url, error=shot.last_error
-                )
+                    "endpoint_down", job=job.name, side=link.side.value, url=shot.url,
+                    error=shot.last_error, hint=hint,
+                )  # fmt: skip

@@ -44,6 +44,7 @@ from s5jtd.stages.failures import (
     engine_failed,
     tell_mismatches,
     trial,
+    trouble,
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
@@ -220,6 +221,7 @@ class Pull:
         log.info(
             "chunk_staged", endpoint=endpoint.url, objects=len(staged), of=len(items),
             bytes=sum(one.item.size for one in staged), seconds=round(time.monotonic() - started, 3),
+            **trouble(settled),
         )  # fmt: skip
         return not any(outcome.failure is Failure.SPACE for outcome in work.outcomes.values())
 

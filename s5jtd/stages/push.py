@@ -33,6 +33,7 @@ from s5jtd.stages.failures import (
     engine_failed,
     tell_mismatches,
     trial,
+    trouble,
     weigh,
 )
 from s5jtd.stages.inquiry import holdings
@@ -147,6 +148,7 @@ class Push:
         log.info(
             "chunk_pushed", endpoint=url, objects=len(delivered), of=len(items),
             bytes=sum(one.item.size for one in delivered), seconds=round(time.monotonic() - started, 3),
+            **trouble(returned),
         )  # fmt: skip
         return went
 

@@ -81,8 +81,9 @@ class Recover:
         puller = self._puller(volume)
         views = self._ledger.views
         for chunk in views.chunks(volume.ledger_id, ChunkState.PLANNED, ChunkState.PULLING):
+            there = len(views.pulling(chunk.id))
             kept = puller.salvage(chunk, beat)
-            log.info("chunk_salvaged", chunk=chunk.name, volume=volume.name, objects=kept)
+            log.info("chunk_salvaged", chunk=chunk.name, volume=volume.name, objects=kept, of=there)
 
     def _of_no_chunk(self, volume: Volume) -> None:
         """What ledger and volume do not agree on: a lost or older ledger, or simply leftovers."""

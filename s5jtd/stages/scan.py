@@ -152,7 +152,10 @@ class Scan:
             return
         self._told = None
         if self._problems.raise_(
-            "scan_incomplete", name, f"job {name}: {self.last_error}", self.last_error.hint or CHECK_HINT
+            "scan_incomplete",
+            name,
+            f"the source of job {name} could not be listed to its end: {self.last_error}",
+            self.last_error.hint or CHECK_HINT,
         ):
             log.warning("scan_failed", job=name, error=str(self.last_error), hint=self.last_error.hint)
 
