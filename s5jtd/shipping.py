@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from s5jtd.config import S3Destination
-from s5jtd.engine.contract import Batch, Engine, Outcome, Transfer
+from s5jtd.engine.contract import Batch, Caller, Engine, Outcome, Transfer
 from s5jtd.errors import EndpointDown, ObjectError, S5jtError
 from s5jtd.jobs import build_link
 from s5jtd.ledger.files import install, scratch
@@ -168,9 +168,7 @@ class Shipping:
         try:
             self._engine.run(
                 Batch(Direction.PUSH, link.remote(endpoint), transfers, folder_fd, batch_file, 4),
-                on_outcome=on_outcome,
-                on_progress=lambda _moved: beat(),
-                stop=stop,
+                Caller(on_outcome, lambda _moved: beat(), stop),
             )
         finally:
             batch_file.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ import pytest
 
 from s5jtd.engine.contract import (
     Batch,
+    Caller,
     End,
     Engine,
     Failure,
@@ -113,7 +114,7 @@ class Stand:
             preference=preference,
             uploads=uploads,
         )
-        result.run = self.engine.run(batch, on_outcome=on_outcome, on_progress=on_progress, stop=stop)
+        result.run = self.engine.run(batch, Caller(on_outcome, on_progress, stop))
         return result
 
     def pull(self, *transfers: Transfer, **more) -> Result:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from s5jtd.engine import language
 from s5jtd.engine.contract import (
     Batch,
+    Caller,
     Draw,
     End,
     Engine,
@@ -60,23 +61,16 @@ class Engines:
         """See `Engine.refuses`: what one of them can carry is not refused."""
         return None if self.s5cmd.refuses(key, takes) is None else self.native.refuses(key, takes)
 
-    def run(
-        self,
-        batch: Batch,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
+    def run(self, batch: Batch, caller: Caller) -> Run:
         """See `Engine.run`; where both have to work, one comes after the other."""
         runs: list[Run] = []
         for engine, transfers in self._shares(batch):
-            if runs and (runs[-1].end is not End.EXITED or stop()):
+            if runs and (runs[-1].end is not End.EXITED or caller.stop()):
                 runs.append(Run(End.STOPPED, None))
                 break
             part = replace(batch, transfers=transfers)
-            learn = self._learning(part, by_s5cmd=engine is self.s5cmd, then=on_outcome)
-            runs.append(engine.run(part, on_outcome=learn, on_progress=on_progress, stop=stop))
+            learn = self._learning(part, by_s5cmd=engine is self.s5cmd, then=caller.on_outcome)
+            runs.append(engine.run(part, replace(caller, on_outcome=learn)))
         if not runs:
             return Run(End.EXITED, 0)
         worst = next((run for run in runs if run.end is not End.EXITED), runs[0])

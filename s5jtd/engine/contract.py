@@ -167,6 +167,16 @@ class Run:
     starved: bool = False  #: it ended as a process ends that gets no more memory
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a run says to the one who began it, and asks of him; all of it on the calling thread."""
+
+    on_outcome: Callable[[Outcome], None]  #: as each transfer ends, at most once for each
+    #: At least once a second, with the bytes moved since the last call; 0 too: it is the caller's heartbeat.
+    on_progress: Callable[[int], None]
+    stop: Callable[[], bool]  #: as often; once it answers True the run is asked, then made, to end
+
+
 class Way(Protocol):
     """How a program reaches its endpoint: these in place of what `Remote` says."""
 
@@ -216,20 +226,8 @@ class Engine(Protocol):
         A transfer that it refuses does no harm in a batch: it gets an outcome that says so.
         """
 
-    def run(
-        self,
-        batch: Batch,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
-        """Run the batch to its end.
-
-        `on_outcome` is called on the calling thread as each transfer ends, at most once for each.
-        `on_progress` is called on the calling thread at least once a second with the bytes moved
-        since the last call (0 too: it is the caller's heartbeat).  `stop` is polled as often; once
-        it answers True the run is asked, then made, to end.  On return nothing of it writes any more.
+    def run(self, batch: Batch, caller: Caller) -> Run:
+        """Run the batch to its end.  On return nothing of it writes any more.
 
         Raises:
             EngineError: the engine could not be started at all.

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from s5jtd.engine import language
 from s5jtd.engine.answers import Other, Success, outcome_of, presentable, read_line
-from s5jtd.engine.contract import Batch, End, Failure, Outcome, Run, Way, Ways
+from s5jtd.engine.contract import Batch, Caller, End, Failure, Outcome, Run, Way, Ways
 from s5jtd.engine.memory import oom_kills
 from s5jtd.engine.process import Child, Counters, spawn
 from s5jtd.errors import EngineError
@@ -101,19 +101,12 @@ class S5cmd:
         """See `Engine.refuses`."""
         return language.refusal(key, takes)
 
-    def run(
-        self,
-        batch: Batch,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
+    def run(self, batch: Batch, caller: Caller) -> Run:
         """See `Engine.run`."""
         self._look_at_binary()
         if reason := language.bucket_refusal(batch.remote.bucket):
             raise EngineError(reason, hint="s5cmd cannot serve this side of the job")
-        talk = _Talk(batch, on_outcome)
+        talk = _Talk(batch, caller.on_outcome)
         lines = talk.lines()
         if not lines:
             return Run(End.EXITED, 0)
@@ -132,17 +125,14 @@ class S5cmd:
                 folder_fd=batch.data_fd,
                 pass_fds=[batch_fd],
             ) as child:
-                ended_by_us = self._follow(
-                    child, _Progress(talk, way.passed), on_progress, lambda: stop() or not way.holds()
-                )
+                watched = replace(caller, stop=lambda: caller.stop() or not way.holds())
+                ended_by_us = self._follow(child, _Progress(talk, way.passed), watched)
                 exit_code = child.exit_code
         by_itself = End.KILLED if exit_code is not None and exit_code < 0 else End.EXITED
         starved = ended_by_us is None and _is_starved(exit_code, talk.messages, killed_before)
         return Run(ended_by_us or by_itself, exit_code, tuple(talk.messages), starved)
 
-    def _follow(
-        self, child: Child, progress: _Progress, on_progress: Callable[[int], None], stop: Callable[[], bool]
-    ) -> End | None:
+    def _follow(self, child: Child, progress: _Progress, caller: Caller) -> End | None:
         """Listen until the process ended; the reason, where it was us who ended it."""
         end: End | None = None
         insist_at = beat_at = 0.0
@@ -155,16 +145,16 @@ class S5cmd:
                 continue  # without a beat: who does not end now is stuck in the kernel, and so are we
             if now - beat_at >= _BEAT_SECONDS:
                 beat_at = now
-                on_progress(progress.advance(child.counters(), now))
+                caller.on_progress(progress.advance(child.counters(), now))
             if end is None:
-                if stop():
+                if caller.stop():
                     end = End.STOPPED
                 elif progress.still_seconds(now) > self._stall_seconds:
                     end = End.STALLED
                 if end is not None:
                     child.ask()
                     insist_at = now + self._grace_seconds
-        on_progress(progress.advance(child.counters(), time.monotonic()))
+        caller.on_progress(progress.advance(child.counters(), time.monotonic()))
         return end
 
     def _look_at_binary(self) -> None:

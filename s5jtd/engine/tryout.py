@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from s5jtd.engine.contract import Batch, Engine, Failure, Outcome, Remote, Transfer
+from s5jtd.engine.contract import Batch, Caller, Engine, Failure, Outcome, Remote, Transfer
 from s5jtd.engine.native.engine import Native
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.model import Direction
@@ -43,7 +43,7 @@ def _fetched(engine: Engine, remote: Remote, key: bytes, size: int) -> Outcome:
         data_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             batch = Batch(Direction.PULL, remote, (Transfer(_NAME, key, size),), data_fd, None, workers=1)
-            engine.run(batch, on_outcome=said.append, on_progress=lambda _count: None, stop=lambda: False)
+            engine.run(batch, Caller(said.append, lambda _count: None, lambda: False))
         finally:
             os.close(data_fd)
         path = Path(folder, _NAME)

@@ -9,11 +9,11 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
+from s5jtd.engine.contract import Batch, Caller, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import VolumeError
 from s5jtd.folders.client import MARKER
 from s5jtd.folders.copying import Stopped, copy
@@ -43,21 +43,6 @@ class Unmarked(OSError):
     """The folder is not the one that was delivered to."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Talk:
-    """Those who want to hear how a batch goes."""
-
-    on_outcome: Callable[[Outcome], None]
-    on_progress: Callable[[int], None]
-    stop: Callable[[], bool]
-
-    def beat(self, moved: int) -> None:
-        """So many bytes more; Stopped where that was enough."""
-        self.on_progress(moved)
-        if self.stop():
-            raise Stopped
-
-
 class FolderEngine:
     """Copies by the kernel where it can, which on some file systems costs no space."""
 
@@ -73,39 +58,31 @@ class FolderEngine:
         """See `Engine.refuses`: of servers; which names a folder takes is told by `paths.unfit`."""
         return self._other.refuses(key, takes)
 
-    def run(
-        self,
-        batch: Batch,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
+    def run(self, batch: Batch, caller: Caller) -> Run:
         """See `Engine.run`."""
         directory = batch.remote.directory
         if directory is None:
-            return self._other.run(batch, on_outcome=on_outcome, on_progress=on_progress, stop=stop)
-        talk = _Talk(on_outcome, on_progress, stop)
+            return self._other.run(batch, caller)
         try:
             with opened_root(directory) as root_fd:
                 if batch.direction is Direction.PULL:
-                    _pull(batch, root_fd, talk)
+                    _pull(batch, root_fd, caller)
                 else:
-                    self._push(batch, root_fd, talk)
+                    self._push(batch, root_fd, caller)
         except Stopped:
             return Run(End.STOPPED, None)
         except VolumeError as error:  # the destination's file system: of what was written nothing is sure
             for transfer in batch.transfers:
-                on_outcome(Outcome(transfer.name, Failure.ENDPOINT, str(error)))
+                caller.on_outcome(Outcome(transfer.name, Failure.ENDPOINT, str(error)))
         except OSError as error:
             message = f"{directory}: {error.strerror}"
             for transfer in batch.transfers:
-                on_outcome(Outcome(transfer.name, Failure.ENDPOINT, message))
+                caller.on_outcome(Outcome(transfer.name, Failure.ENDPOINT, message))
         return Run(End.EXITED, 0)
 
     # Into a folder
 
-    def _push(self, batch: Batch, root_fd: int, talk: _Talk) -> None:
+    def _push(self, batch: Batch, root_fd: int, caller: Caller) -> None:
         """Write all under other names, sync once, give them their names, sync once more, and say so."""
         with _temporary_folder(root_fd) as temporary_fd:
             self._make_ready(batch.remote, root_fd, temporary_fd)
@@ -114,7 +91,7 @@ class FolderEngine:
             try:
                 for transfer in batch.transfers:
                     try:
-                        written[transfer.name] = transfer, _write(batch, transfer, temporary_fd, talk)
+                        written[transfer.name] = transfer, _write(batch, transfer, temporary_fd, caller)
                     except OSError as error:
                         failed[transfer.name] = _outcome(transfer, error, Failure.ENDPOINT)
                 syncfs(root_fd)
@@ -123,14 +100,14 @@ class FolderEngine:
                         self._name(root_fd, temporary_fd, name, transfer.key)
                     except (OSError, Unfit) as error:
                         failed[transfer.name] = _in_the_way(transfer, error)
-                    talk.on_progress(0)
+                    caller.on_progress(0)
                 syncfs_and_ask(root_fd)
             finally:
                 for _transfer, name in written.values():
                     with contextlib.suppress(OSError):  # it has its own name by now
                         os.unlink(name, dir_fd=temporary_fd)
         for transfer in batch.transfers:
-            talk.on_outcome(failed.get(transfer.name, Outcome(transfer.name)))
+            caller.on_outcome(failed.get(transfer.name, Outcome(transfer.name)))
 
     def _make_ready(self, remote: Remote, root_fd: int, temporary_fd: int) -> None:
         """Look that it is the folder that was delivered to, or mark it as the one from now on.
@@ -190,10 +167,17 @@ class FolderEngine:
         return self._spellings[device]
 
 
-def _pull(batch: Batch, root_fd: int, talk: _Talk) -> None:
+def _beat(caller: Caller, moved: int) -> None:
+    """So many bytes more; Stopped where that was enough."""
+    caller.on_progress(moved)
+    if caller.stop():
+        raise Stopped
+
+
+def _pull(batch: Batch, root_fd: int, caller: Caller) -> None:
     follow = batch.remote.follow_links
     for transfer in batch.transfers:
-        talk.beat(0)
+        _beat(caller, 0)
         temporary = f"{transfer.name}1"  # as s5cmd's: what a crash leaves is swept with the chunk
         try:
             parts = transfer.key.split(b"/")
@@ -205,17 +189,17 @@ def _pull(batch: Batch, root_fd: int, talk: _Talk) -> None:
                     raise OSError(errno.ENXIO, "it is no regular file")
                 with _new_file(temporary, batch.data_fd) as target_fd:
                     # One byte more tells that it grew, and a file without end fills no disk.
-                    copy(source_fd, target_fd, transfer.size + 1, talk.beat)
+                    copy(source_fd, target_fd, transfer.size + 1, partial(_beat, caller))
             os.rename(temporary, transfer.name, src_dir_fd=batch.data_fd, dst_dir_fd=batch.data_fd)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.unlink(temporary, dir_fd=batch.data_fd)
-            talk.on_outcome(_outcome(transfer, error, Failure.OTHER))
+            caller.on_outcome(_outcome(transfer, error, Failure.OTHER))
         else:
-            talk.on_outcome(Outcome(transfer.name))
+            caller.on_outcome(Outcome(transfer.name))
 
 
-def _write(batch: Batch, transfer: Transfer, temporary_fd: int, talk: _Talk) -> str:
+def _write(batch: Batch, transfer: Transfer, temporary_fd: int, caller: Caller) -> str:
     """Copy a file of the chunk under a name that nobody else has; that name."""
     name = secrets.token_hex(12)
     source_fd = os.open(
@@ -223,7 +207,7 @@ def _write(batch: Batch, transfer: Transfer, temporary_fd: int, talk: _Talk) -> 
     )
     try:
         with _new_file(name, temporary_fd) as target_fd:
-            copy(source_fd, target_fd, transfer.size, talk.beat)
+            copy(source_fd, target_fd, transfer.size, partial(_beat, caller))
             _set_time(target_fd, transfer)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Transfer
+from s5jtd.engine.contract import Batch, Caller, End, Engine, Failure, Outcome, Remote, Transfer
 from s5jtd.engine.parts import unfinished
 from s5jtd.errors import (
     Busy,
@@ -201,9 +201,11 @@ class Pull:
                     folder.data_fd, batch_path(folder.fd, "pull.batch"), choice.workers, choice.parts,
                     range_bytes=choice.range_bytes, preference=job.config.engine,
                 ),
-                on_outcome=lambda outcome: self._on_outcome(work, outcome),
-                on_progress=lambda moved: self._on_progress(job, moved, beat),
-                stop=lambda: self._halted(job) or not volume.state.owes_space,
+                Caller(
+                    lambda outcome: self._on_outcome(work, outcome),
+                    lambda moved: self._on_progress(job, moved, beat),
+                    lambda: self._halted(job) or not volume.state.owes_space,
+                ),
             )  # fmt: skip
             went = trial(work.by_name, work.outcomes, run, run_started)
             self._tuner.learn(lane, choice, went)

@@ -10,7 +10,7 @@ from functools import partial
 
 import structlog
 
-from s5jtd.engine.contract import Batch, End, Engine, Failure, Outcome, Remote, Run, Transfer
+from s5jtd.engine.contract import Batch, Caller, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import Busy, EndpointError, EngineError, ObjectError, VolumeError
 from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned
 from s5jtd.ledger.states import State
@@ -304,9 +304,7 @@ class Push:
                 folder.data_fd, batch_path(folder.fd, "push.batch") if writable else None, choice.workers,
                 choice.parts, preference=job.config.engine, uploads=book,
             ),
-            on_outcome=on_outcome,
-            on_progress=on_progress,
-            stop=lambda: self._halted(job) or not self.volume.state.gives_pushes,
+            Caller(on_outcome, on_progress, lambda: self._halted(job) or not self.volume.state.gives_pushes),
         )  # fmt: skip
         went = trial(items, outcomes, run, started)
         self._tuner.learn(lane, choice, went)

@@ -12,6 +12,7 @@ from typing import Final
 
 from s5jtd.engine.contract import (
     Batch,
+    Caller,
     Draw,
     End,
     Failure,
@@ -71,52 +72,39 @@ class Native:
         """Where bytes can be put that lie on no disk."""
         return Sink(self._clients.get, remote)
 
-    def run(
-        self,
-        batch: Batch,
-        *,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
+    def run(self, batch: Batch, caller: Caller) -> Run:
         """See `Engine.run`."""
         given = batch.remote
         if given.bind is None or self._ways is None:
             tally = Tally(partial(self._draw, batch.direction))
-            return self._run(_Crew(self, self._clients, batch, tally), on_outcome, on_progress, stop)
+            return self._run(_Crew(self, self._clients, batch, tally), caller)
         with self._ways(batch.direction, given.endpoint_url, proxy=given.proxy, bind=given.bind) as way:
             remote = replace(given, endpoint_url=way.endpoint_url, proxy=way.proxy)
             crew = _Crew(self, self._clients, replace(batch, remote=remote), Tally())
-            return self._run(crew, on_outcome, on_progress, lambda: stop() or not way.holds())
+            return self._run(crew, replace(caller, stop=lambda: caller.stop() or not way.holds()))
 
-    def _run(
-        self,
-        crew: _Crew,
-        on_outcome: Callable[[Outcome], None],
-        on_progress: Callable[[int], None],
-        stop: Callable[[], bool],
-    ) -> Run:
+    def _run(self, crew: _Crew, caller: Caller) -> Run:
         crew.start()
         end: End | None = None
         beat_at = leave_at = 0.0
         while not crew.done:
-            self._hear(crew, on_outcome, _BEAT_SECONDS / 2)
+            self._hear(crew, caller, _BEAT_SECONDS / 2)
             now = time.monotonic()
             if now - beat_at >= _BEAT_SECONDS:
                 beat_at = now
-                on_progress(crew.tally.take())
+                caller.on_progress(crew.tally.take())
             if end is None:
-                end = self._ended(crew, stop)
+                end = self._ended(crew, caller.stop)
                 leave_at = now + self._grace_seconds
             elif now > leave_at:
                 break
-        self._hear(crew, on_outcome, 0)
-        on_progress(crew.tally.take())
+        self._hear(crew, caller, 0)
+        caller.on_progress(crew.tally.take())
         return Run(end or End.EXITED, 0 if end is None else None)
 
-    def _hear(self, crew: _Crew, on_outcome: Callable[[Outcome], None], seconds: float) -> None:
+    def _hear(self, crew: _Crew, caller: Caller, seconds: float) -> None:
         for outcome in crew.outcomes(seconds):
-            on_outcome(outcome)
+            caller.on_outcome(outcome)
 
     def _ended(self, crew: _Crew, stop: Callable[[], bool]) -> End | None:
         """Why the run must end now, if it must; then it was told to."""
