@@ -63,7 +63,8 @@ def verdict(reply: Status) -> tuple[Level, str]:
         if parked := job["objects"]["parked"]:
             warning.append(f"{units.count(parked)} parked in {job['name']}")
     usable = ("online", "draining", "full")
-    lost = [volume for volume in reply["volumes"] if volume["state"] not in usable]
+    # One that is not looked at yet is not lost; what is wrong with it would stand among the problems.
+    lost = [one for one in reply["volumes"] if one["state"] not in usable and state != "starting"]
     (critical if lost and len(lost) == len(reply["volumes"]) else warning).extend(
         f"volume {volume['name']} is {volume['state']}" for volume in lost
     )

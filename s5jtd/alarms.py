@@ -133,7 +133,7 @@ class Alarms:
                 staged > 0, "volume_not_configured", row.path,
                 f"volume {row.name} at {row.path} holds {staged} bytes of this ledger's objects and is not in"
                 " the configuration",
-                f"add {row.path} to `volumes` and restart; to empty it first: s5jtctl volumes drain",
+                f"add {row.path} to `volumes` and restart; then empty it: s5jtctl volumes drain {row.name}",
             )  # fmt: skip
 
     def _evidence(self, job: Job) -> None:

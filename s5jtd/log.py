@@ -220,9 +220,13 @@ def render_terminal(colour: bool) -> Callable[[object, str, Record], bytes]:
 
 def _sentence(record: Record) -> str:
     """Return the event and all it carries, but for tracebacks, on one line."""
-    words = [record["event"]]
-    words += [f"{k}={_word(v)}" for k, v in record.items() if k not in _TOP and k != "exception"]
-    return " ".join(words)
+    told = words({k: v for k, v in record.items() if k not in _TOP and k != "exception"})
+    return f"{record['event']} {told}".rstrip()
+
+
+def words(data: Mapping[str, object]) -> str:
+    """Return what a cleaned record carries as people read it: `name=value`, on one line."""
+    return " ".join(f"{name}={_word(value)}" for name, value in data.items())
 
 
 def _word(value: object) -> str:

@@ -21,7 +21,7 @@ from s5jtd.problems import Problems
 from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.findings import Mark, Run
 from s5jtd.stages.job import Job, Link
-from s5jtd.volumes.volume import Volume
+from s5jtd.volumes.volume import Volume, VolumeState
 
 #: Of `meter.worth` a second; slower than this is no pace to foretell anything from.
 PACE_MIN = 1.0
@@ -175,6 +175,8 @@ class StatusDesk:
         for link in (job.source, job.destination):
             if not link.endpoints.available():
                 return "blocked", f"no endpoint of the {link.side} answers"
+        if self.state == "starting":
+            return "running", "what an earlier life left is settled first"
         is_staged = job.config.mode == "staged"
         if is_staged and not any(volume.state.gives_pushes for volume in self._pool.volumes):
             return "blocked", "no volume can be used"
@@ -192,11 +194,12 @@ class StatusDesk:
             free = volume.space().free_bytes if volume.attached else None
         except VolumeError:
             free = None
+        is_being_settled = volume.attached and volume.state is VolumeState.MISSING  # it is there
         return {
             "name": volume.name,
             "path": str(volume.path),
             "uuid": volume.uuid or None,
-            "state": volume.state.value,
+            "state": (VolumeState.ONLINE if is_being_settled else volume.state).value,
             "free_bytes": free,
             "staged_bytes": staged.get(volume.ledger_id, 0) if volume.ledger_id else None,
         }

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from s5jtctl.client import Failure
+from s5jtctl.status import Level, verdict
 from s5jtd.errors import Exit
 from s5jtd.ledger import snapshots
 from s5jtd.ledger.files import free_bytes
@@ -377,6 +378,10 @@ def test_a_daemon_that_reads_its_ledger_through_says_so_and_can_be_stopped(
     assert told["daemon"]["state"] == "starting"
     assert [problem["code"] for problem in told["problems"]] == ["ledger_checking"]
     assert "it was not closed in an orderly way" in told["problems"][0]["message"]
+    assert told["jobs"][0]["state"] == "running", "nothing is blocked that was not tried yet"
+    level, words = verdict(told)
+    assert (level, words.partition(";")[0]) == (Level.WARNING, "the daemon is starting")
+    assert "missing" not in words
     os.kill(told["daemon"]["pid"], signal.SIGTERM)
     assert appliance.process is not None
     assert appliance.process.wait(WAIT_SECONDS) == 0

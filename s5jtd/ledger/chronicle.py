@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from s5jtd import log
 from s5jtd.errors import LedgerError
 from s5jtd.events import ROUTINE
 from s5jtd.ledger.files import make_folder, sync_folder
@@ -262,18 +263,13 @@ def _event(record: Mapping[str, Any]) -> Event:
         "at": record["at"],
         "event": record["event"],
         "job": job if isinstance(job, str) else None,
-        "message": " ".join(f"{name}={_word(value)}" for name, value in data.items())[:MESSAGE_LENGTH_MAX],
+        "message": log.words(data)[:MESSAGE_LENGTH_MAX],
         "level": record["level"],
         "data": data,
     }
     if len(json.dumps(event)) > LINE_LENGTH_MAX:
         event["data"] = {}
     return event
-
-
-def _word(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if text and text.isprintable() and not set(' "=') & set(text) else json.dumps(text)
 
 
 def _read(path: Path) -> Iterator[Event]:
