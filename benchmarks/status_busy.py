@@ -1,6 +1,6 @@
 """`s5jtctl status` beside a ledger of 1,000,000 objects, a transfer, busy programs and 1,000 clients.
 
-    python benchmarks/status_busy.py [--objects 1000000] [--clients 1000] [--times 60]
+    python benchmarks/status_busy.py [--objects 1000000] [--clients 1000] [--times 60] [--only WORDS]
 
 Each line is its own situation.  The busy programs are as important to the machine as the daemon is.  Of the
 clients a third says nothing, a third sends half a line, a third sends what is no request, and each comes back
@@ -71,13 +71,8 @@ while True:
 """
 
 
-def asked(path: Path, times: int) -> str:
-    """Median, 95th of a hundred and worst of the command as a process, and what of it is its own work; ms."""
-    return timed([sys.executable, "-m", "s5jtctl", "--socket", os.fspath(path), "status"], times)
-
-
 def timed(command: Sequence[str], times: int) -> str:
-    """The same of any command."""
+    """Median, 95th of a hundred and worst of a command as a process, and what of it is its own work; ms."""
     seconds, worked = [], []
     for _ in range(times):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -152,7 +147,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--times", type=int, default=60)
     parser.add_argument("--only", default="", help="lines with these words")
+    parser.add_argument("--program", help="an installed s5jtctl; default: this one by `python -m`")
     given = parser.parse_args()
+    client = [given.program] if given.program else [sys.executable, "-m", "s5jtctl"]
     log.configure("warning")
     with tempfile.TemporaryDirectory(prefix="s5jtd-bench-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -177,7 +174,7 @@ def main() -> None:
                 for each in around:
                     situation.enter_context(each)
                 time.sleep(1)
-                figures = asked(appliance.socket, given.times)
+                figures = timed([*client, "--socket", os.fspath(appliance.socket), "status"], given.times)
                 empty = timed([sys.executable, "-c", ""], given.times)
                 print(f"{title:<44} {figures} {empty} {answered(appliance, given.times)}", flush=True)
 
