@@ -229,7 +229,7 @@ def limit(options: argparse.Namespace) -> None:
 
 def dead(options: argparse.Namespace) -> None:
     each = 1.5 * MIB
-    with scene([MIB] * 700) as (server, appliance):
+    with scene([MIB] * 1400) as (server, appliance):
         lines = [Line(server.url, rate=each) for _ in range(3)]
         source = side(server, "here", endpoints=[line.url for line in lines])
         appliance.configure(
@@ -261,7 +261,12 @@ def dead(options: argparse.Namespace) -> None:
         lines[1].rate = each / 10
         show("the second one at a tenth", 20)
         lines[1].rate = each
-        show("quick again", 150)
+        begin = time.monotonic()
+        until(
+            lambda: between(lines[1].down, time.monotonic() - 15, time.monotonic()) > 15 * each / 2,
+            seconds=300,
+        )
+        show(f"quick again; its share is back after {time.monotonic() - begin:.0f} s", 5)
         print(appliance.counted(), [problem["message"] for problem in appliance.status()["problems"]])
 
 

@@ -446,7 +446,7 @@ def test_the_window_of_a_connection_that_began_among_many_grows_when_they_are_go
     """A larger buffer alone leaves it small: the tail of a chunk came at a thirtieth of the limit."""
     line.order(PULL, int(RATE))
     budget = line.budget(PULL)
-    route = relay._Route(None, b"", None, PULL, budget, Counter(), Counter({PULL: 500}), {})
+    route = relay._Route(None, b"", None, PULL, budget, Counter(), Counter({PULL: 500}), {}, [])
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as near:
         host, port = server.getsockname()
         relay._leave_from(near, route, host)
@@ -534,6 +534,7 @@ def test_an_endpoint_that_is_dead_is_to_blame_and_not_the_relay(line, tmp_path):
     stand.close()
 
     assert result.failures == {"1.obj": Failure.ENDPOINT}
+    assert result.outcomes["1.obj"].message == "Connection refused"
 
 
 class FarServer:

@@ -27,7 +27,7 @@ from s5jtd.ledger.store import Ledger
 from s5jtd.model import Digests, Evidence, Listed, Side
 from s5jtd.stages.findings import ENTRIES_KEPT
 from s5jtd.stages.threeway import BrokeOff, Triple, merged
-from tests.appliance import Appliance, contents, digests, side, until
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side, until
 from tests.chaos import Chaos, Delay, Flip, Header, Listing, Refuse, _followed, _relisted, early_end, unsorted
 from tests.chaos import Request as Asked
 from tests.impatient import Impatient, ImpatientNursery
@@ -539,9 +539,12 @@ def test_the_daemon_ends_in_the_middle_of_a_resync_and_says_so_to_who_waits(
     scene = delivered(appliance, moto, objects, destination={"url": chaos.url})
     scene.delete(scene.there, *objects)
     chaos.add(Delay(4.0, method="HEAD"))
+    before = len(chaos.log)
     with ThreadPoolExecutor(1) as waiting:
         answer = waiting.submit(scene.resync)
-        chaos.wait_until(lambda: any(exchange.method == "HEAD" for exchange in chaos.log[-20:]))
+        chaos.wait_until(
+            lambda: any(exchange.method == "HEAD" for exchange in chaos.log[before:]), WAIT_SECONDS
+        )
 
         started = time.monotonic()
         assert appliance.stop() == 0

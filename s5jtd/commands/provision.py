@@ -55,8 +55,12 @@ def apply(
     entries = plan(settings, named)
     _tell(entries, settings)
     todo = _todo(entries)
-    if named and any(entry.fate is Fate.REFUSED for entry in entries):
-        raise UsageError("a disk that was named cannot be used; nothing was changed", hint="name the others")
+    refused = [f"{e.device.path} {'; '.join(e.reasons)}" for e in entries if e.fate is Fate.REFUSED]
+    if named and refused:
+        raise UsageError(
+            f"{', '.join(refused)}: a disk that was named cannot be used; nothing was changed",
+            hint="name the others",
+        )
     if not todo:
         click.echo("\nthere is nothing to do")
         return Exit.DONE

@@ -189,6 +189,10 @@ class Way(Protocol):
         """Asked at least once a second; False: the run must end, to begin anew under other limits."""
 
     @property
+    def refused(self) -> Callable[[], str]:
+        """Why whoever stands on the way could not reach the server, the last time it could not."""
+
+    @property
     def passed(self) -> Callable[[], int] | None:
         """Bytes that went by in the run's direction so far; None where nobody stands on the way to count."""
 

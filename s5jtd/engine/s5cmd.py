@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,8 @@ _VERSION_SECONDS_MAX: Final = 10.0
 
 _BEAT_SECONDS: Final = 0.5
 _MESSAGES_MAX: Final = 20
+#: How it tells of what our own relay answered in a server's stead, which has no place for the reason.
+_OUR_ANSWER: Final = re.compile(r"^(?:BadGateway|GatewayTimeout): .* status code: 50[24], ")
 #: What s5cmd writes for an object besides its bytes: requests and a line of output.  Measured: 730 of
 #: them for a push, 1,060 for a pull.
 _OBJECT_OVERHEAD_BYTES: Final = 900
@@ -116,6 +119,7 @@ class S5cmd:
             _batch_file(batch.batch_file, b"".join(lines)) as batch_fd,
             self._ways(batch.direction, given.endpoint_url, proxy=given.proxy, bind=given.bind) as way,
         ):
+            talk.refused = way.refused
             remote = replace(given, endpoint_url=way.endpoint_url, proxy=way.proxy)
             argv = language.argv(self._binary, remote, batch.workers, f"/proc/self/fd/{batch_fd}")
             with spawn(
@@ -192,6 +196,7 @@ class _Talk:
         self.bytes_done = 0
         self.objects_ended = 0
         self.messages: list[str] = []
+        self.refused: Callable[[], str] = str  #: see `Way.refused`
 
     def lines(self) -> list[bytes]:
         """The commands of the batch; who must not be in it has its outcome now, and the others go."""
@@ -214,7 +219,8 @@ class _Talk:
         if not isinstance(answer, Other):
             outcome = outcome_of(answer, self._batch.direction, self._pending.keys())
         if outcome is not None:
-            self._settle(outcome)
+            why = self.refused() if _OUR_ANSWER.search(outcome.message) else ""
+            self._settle(replace(outcome, message=why) if why else outcome)
         elif not isinstance(answer, Success):
             self._note(presentable(answer.message).strip())
 
@@ -272,6 +278,7 @@ class _Straight(NamedTuple):
     endpoint_url: str | None
     proxy: str | None
     holds: Callable[[], bool]
+    refused: Callable[[], str] = str
     passed: None = None
 
 

@@ -17,6 +17,7 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
+import os
 import secrets
 import socket
 import sys
@@ -56,6 +57,7 @@ class Way(NamedTuple):
     proxy: str | None
     passed: Callable[[], int] | None  #: bytes that went by so far in its direction
     holds: Callable[[], bool]  #: False: another limit holds that this way cannot keep; end and begin anew
+    refused: Callable[[], str] = lambda: ""  #: why the last connection was not to be had, if one was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class _Route:
     passed: Counter[Direction]  #: bytes handed on in the direction that counts
     open: Counter[Direction]  #: connections under way, of all routes
     round_trips: dict[str, float]  #: seconds, as last seen, by host; of all routes
+    refused: list[str]  #: why connections were not to be had
 
 
 class Relay:
@@ -111,7 +114,7 @@ class Relay:
             parts, target, host = None, None, "127.0.0.1"
         route = _Route(
             target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget,
-            Counter(), self._open, self._round_trips,
+            Counter(), self._open, self._round_trips, [],
         )  # fmt: skip
         listener = socket.create_server((host, 0), family=_family(host), backlog=512)
         listener.setblocking(False)
@@ -126,17 +129,15 @@ class Relay:
 
         loop.call_soon_threadsafe(begin)
 
-        def passed() -> int:
-            return route.passed[direction]
-
+        url, proxy = endpoint_url, f"http://s5jtd:{word}@127.0.0.1:{port}"
+        if here is not None and parts is not None:
+            url, proxy = f"{parts.scheme}://{_in_url(parts.hostname or '')}:{port}", None
+        elif parts is not None:
+            user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+            proxy = f"http://{user}127.0.0.1:{port}"
+        passed, refused = route.passed, route.refused
         try:
-            if here is not None and parts is not None:
-                yield Way(f"{parts.scheme}://{_in_url(parts.hostname or '')}:{port}", None, passed, _always)
-            elif parts is not None:
-                user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-                yield Way(endpoint_url, f"http://{user}127.0.0.1:{port}", passed, _always)
-            else:
-                yield Way(endpoint_url, f"http://s5jtd:{word}@127.0.0.1:{port}", passed, _always)
+            yield Way(url, proxy, lambda: passed[direction], _always, lambda: refused[-1] if refused else "")
         finally:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(lambda: [task.cancel() for task in served])
@@ -189,6 +190,7 @@ class Relay:
                 else:
                     await self._as_proxy(client, route)
             except Refused as refused:
+                route.refused[:] = [refused.status.partition(" ")[2]]
                 with contextlib.suppress(OSError):
                     await _say(client, refused.status)
             except OSError:
@@ -382,7 +384,10 @@ async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
         raise Refused("504 Gateway Timeout") from None
     except OSError as failed:
         error = failed
-    raise Refused(f"502 {error.strerror or 'Bad Gateway'}") from error
+    # What asyncio says in place of the plain reason names the address, which whoever asked knows.
+    number = error.errno or 0
+    plain = os.strerror(number) if number > 0 else error.strerror
+    raise Refused(f"502 {plain or 'Bad Gateway'}") from error
 
 
 def _hold_back(server: socket.socket, route: _Route, connections: int, round_trip: float) -> None:
