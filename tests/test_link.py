@@ -246,6 +246,8 @@ class TestTuning:
         tuner.learn(lane, choice, Trial(2, 1000 * MIB, 1.0, trouble=False))
 
         assert (choice.workers, choice.parts) == (WORKERS_USUAL, PARTS_MAX)
+        assert choice.upload_parts == 2
+        assert tuner.choose(Lane(2, PUSH), 600.0, 2).upload_parts == PARTS_MAX
         shown = tuner.shown(lane)
         assert shown is not None
         assert (shown.workers, shown.parts, shown.why) == (WORKERS_USUAL, 4, "usual")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.appliance import Appliance, contents, digests, side, until
-from tests.chaos import Chaos, Silence
+from tests.chaos import Chaos, Reset, Silence
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -100,3 +100,25 @@ def test_each_byte_travels_about_once_however_often_it_breaks_off(
     assert max(wire.values()) < 1.6, wire
     with contextlib.closing(moto.boto()) as boto:
         assert not boto.list_multipart_uploads(Bucket=there).get("Uploads")
+
+
+@pytest.mark.parametrize("mode", ["staged", "direct"])
+def test_where_no_part_ever_gets_through_they_become_smaller(
+    appliance: Appliance, moto: Server, body: bytes, mode: str
+) -> None:
+    """As on a line that holds for a minute, and a part takes longer."""
+    here, there = moto.new_bucket(), moto.new_bucket()
+    large = body[: 36 * MIB]
+    moto.fill(here, {b"large": large})
+    with Chaos(moto.url) as up:
+        up.add(Reset(6 * MIB, method="PUT", query="partNumber", side="request"))
+        appliance.configure(job(moto, here, dataclasses.replace(moto, url=up.url), there, mode=mode))
+        appliance.start()
+        assert appliance.settled() == {"delivered": 1}
+        row = appliance.ask("object.list", job="archive")["objects"][0]
+        appliance.stop()
+
+    assert digests({b"large": large}) == contents(moto, there)
+    with contextlib.closing(moto.boto()) as boto:
+        assert boto.head_object(Bucket=there, Key="large", PartNumber=1)["ContentLength"] == 5 * MIB
+    assert row["evidence"] == "etag"

@@ -109,6 +109,7 @@ class Batch:
     batch_file: Path | None
     workers: int  #: objects at a time
     parts: int = 4  #: ranges or parts of one object at a time
+    upload_parts: int = 2  #: parts at a time of an upload that can go on later
     range_bytes: int = PULL_RANGE_BYTES  #: for a pull: what one GET brings at most, where it can be told
     #: Which engine is to carry what several could; what only one can carry goes with that one.
     preference: Preference = "s5cmd"

@@ -31,6 +31,7 @@ class Begun:
     key: bytes  #: at the destination
     part_size: int
     parts: Mapping[int, Part] = field(default_factory=dict)
+    failures: int = 0  #: attempts that came to nothing since
 
 
 @patient
@@ -85,7 +86,8 @@ class Unfinished:
         row = (
             self._db.reading()
             .execute(
-                "SELECT id, upload_id, key, part_size FROM uploads"
+                "SELECT id, upload_id, key, part_size, (SELECT count(*) FROM failures AS f"
+                " WHERE f.object_id = u.object_id AND f.at_ms >= u.began_at_ms) FROM uploads AS u"
                 " WHERE object_id = ? AND size = ? AND etag = ? ORDER BY id DESC LIMIT 1",
                 (item.id, item.size, item.etag),
             )
@@ -97,7 +99,7 @@ class Unfinished:
             "SELECT number, etag, crc64nvme FROM upload_parts WHERE upload = ?", (row[0],)
         )
         held = {number: Part(etag, crc) for number, etag, crc in parts}
-        return Begun(row[0], row[1], row[2], row[3], held)
+        return Begun(row[0], row[1], row[2], row[3], held, row[4])
 
     def begin(self, job_id: int, item: Item, key: bytes, upload_id: str, part_size: int) -> int:
         """An upload was begun for an object; its id here."""

@@ -30,6 +30,9 @@ WORKERS_MAX: Final = 128
 #: Ranges or parts of one object at a time: usual, and most, where there are fewer objects than workers.
 PARTS_USUAL: Final = 4
 PARTS_MAX: Final = 16
+#: Parts of one upload that can go on later: few, as each that is under way when the line breaks goes again.
+#: To afar as many as of any other, for two connections would carry next to nothing.
+_UPLOAD_PARTS_NEAR: Final = 2
 #: What one GET brings: least, where the way is long and the objects are few, and most.  Less than a MiB
 #: would wait for its answer as long as it travels.
 RANGE_BYTES: Final = (1 << 20, 16 << 20)
@@ -91,6 +94,7 @@ class Choice:
     why: str
     divisor: int = 1  #: what memory left of it, see `headroom`
     range_bytes: int = RANGE_BYTES[1]  #: what one GET brings at most
+    upload_parts: int = _UPLOAD_PARTS_NEAR  #: of an object whose upload can go on later
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +251,13 @@ class Tuner:
         parts = allowed.parts.hold(max(PARTS_USUAL * level.workers // busy, PARTS_USUAL))
         if rate is not None:
             parts = max(allowed.parts.least, min(parts, int(rate / _WORKER_RATE_MIN) // busy))
+        upload_parts = parts if _is_far(latency_ms) else min(parts, _UPLOAD_PARTS_NEAR)
         in_one = RANGE_BYTES[1]
         if size_bytes is not None:
             in_one = range_bytes(level.workers, busy, size_bytes, latency_ms)
         divisor = self.headroom.divisor
         if divisor == 1:
-            return Choice(level.workers, parts, level.why, range_bytes=in_one)
+            return Choice(level.workers, parts, level.why, range_bytes=in_one, upload_parts=upload_parts)
         workers = max(1, busy // divisor)
         why = f"memory is short: one in {divisor} of {busy}"
         return Choice(workers, max(1, parts // divisor), why, divisor)

@@ -257,6 +257,9 @@ class DeliveredCheck:
             return (Wanted(md5=True), None) if digests.md5 is None and len(there.etag) == 32 else (None, None)
         if item.part_size and there.etag == digests.multipart_etags.get(item.part_size):
             return None, item.part_size
+        sent = item.part_size
+        if sent and sent not in digests.multipart_etags and -(-item.size // sent) == parts:
+            return Wanted(part_sizes=frozenset({sent})), sent  # in others than it was hashed for
         answer = head(self._client, self._job.destination_key(item.key), part_number=1)
         if answer.part_size is None or answer.part_size == item.part_size:
             return None, answer.part_size

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -187,6 +188,7 @@ class Push:
             if left:
                 found = partial(self._meter.found, job.id, Direction.PUSH, thread=threading.get_ident())
                 book = UploadBook(self._unfinished, job, left, found)
+                left = {name: replace(item, part_size=book.part_size(name)) for name, item in left.items()}
                 run = self._send(
                     job,
                     folder,
@@ -302,7 +304,7 @@ class Push:
             Batch(
                 Direction.PUSH, remote, tuple(transfer(name, item) for name, item in items.items()),
                 folder.data_fd, batch_path(folder.fd, "push.batch") if writable else None, choice.workers,
-                choice.parts, preference=job.config.engine, uploads=book,
+                choice.parts, choice.upload_parts, preference=job.config.engine, uploads=book,
             ),
             Caller(on_outcome, on_progress, lambda: self._halted(job) or not self.volume.state.gives_pushes),
         )  # fmt: skip

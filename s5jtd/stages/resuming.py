@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from s5jtd.engine.contract import Failure, Outcome, Upload
+from s5jtd.engine.language import PART_BYTES_MIN
 from s5jtd.engine.parts import unfinished
 from s5jtd.integrity.evidence import sane_upload_part_size
 from s5jtd.ledger.rows import Chunk, Item, Returned
@@ -24,6 +25,8 @@ _PART_BYTES_MIN: Final = 8 * MIB
 _PARTS_MAX: Final = 5000
 #: ... and no fewer, if they are larger than that: the two that a break cuts off are 3 % of the object then.
 _PARTS_MIN: Final = 64
+#: So many attempts that brought not one part are no chance.
+_FAILURES_IN_VAIN: Final = 2
 #: After these nothing that came so far can be built on, or there is no room for more.
 _FINAL: Final = frozenset({Failure.GONE, Failure.CHANGED, Failure.SPACE, Failure.LOCAL})
 
@@ -47,6 +50,20 @@ def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
     chosen = sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
     most = max(default, item.size // _PARTS_MIN) if is_large(job, item) else item.size
     return chosen if chosen <= most else default
+
+
+def part_bytes_now(item: Item, usual: int, begun: Begun | None) -> int:
+    """In parts of which size an upload goes on, or begins.
+
+    On a line that holds for a minute a part that takes longer would be begun for ever: where attempts failed
+    and not one part was taken in, the parts are made smaller.
+    """
+    if begun is None:
+        return usual
+    if begun.parts or begun.failures < _FAILURES_IN_VAIN:
+        return begun.part_size
+    smaller = max(begun.part_size // 4, PART_BYTES_MIN)
+    return sane_upload_part_size(item.size, "", None, smaller, single_put_max=0)
 
 
 def put_off(
@@ -93,6 +110,13 @@ class UploadBook:
         self._begun: dict[str, Begun] = {}
         #: The names of those of which the destination took something in.
         self.gained: set[str] = set()
+
+    def part_size(self, name: str) -> int | None:
+        """In parts of which size an object goes now, if it goes in parts."""
+        item = self._items[name]
+        if item.part_size is None or not is_large(self._job, item):
+            return item.part_size
+        return part_bytes_now(item, item.part_size, self._books.upload(item))
 
     def recall(self, name: str) -> Upload | None:
         """See `Uploads.recall`."""

@@ -23,7 +23,7 @@ from s5jtd.s3.heads import head, read_back
 from s5jtd.stages.belongings import belongings_of, stamped
 from s5jtd.stages.check import StagedCheck
 from s5jtd.stages.job import Job
-from s5jtd.stages.resuming import part_bytes
+from s5jtd.stages.resuming import part_bytes, part_bytes_now
 
 if TYPE_CHECKING:
     from s5jtd.engine.native.sink import Sink
@@ -200,9 +200,9 @@ class _InParts:
     def _choose(self) -> int:
         job, item = self._ends.job, self._item
         chosen = part_bytes(job, item, self._source_part)
-        if chosen <= _PART_BYTES_MAX:
-            return chosen
-        return sane_upload_part_size(item.size, "", None, _PART_BYTES_MAX, single_put_max=0)
+        if chosen > _PART_BYTES_MAX:
+            chosen = sane_upload_part_size(item.size, "", None, _PART_BYTES_MAX, single_put_max=0)
+        return part_bytes_now(item, chosen, self._ends.unfinished.upload(item))
 
     def _take_up(self, transfer: Transfer) -> Begun:
         """The upload that an earlier attempt began, with what the destination still has of it."""

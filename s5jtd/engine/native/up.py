@@ -19,8 +19,6 @@ from s5jtd.engine.native.client import LocalFault, is_answer
 from s5jtd.engine.native.work import Gauge, Tally, side_by_side
 
 _BLOCK_BYTES: Final = 256 * 1024
-#: Parts of one object at a time: each that is under way when the link breaks is sent again.
-PARTS_MAX: Final = 2
 
 
 class Window:
@@ -152,7 +150,7 @@ class _Multipart:
         else:
             self._begin()
         left = [number for number in range(1, count + 1) if number not in self._etags]
-        side_by_side(left, min(PARTS_MAX, self._batch.parts), self._part, self._tally)
+        side_by_side(left, min(self._batch.upload_parts, self._batch.parts), self._part, self._tally)
         self._tally.check()
         if not self._complete(self._etags):
             raise TransferFailed(Failure.OTHER, "the server does not know the upload any more")
