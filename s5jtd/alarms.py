@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import structlog
+
 from s5jtd.ledger.chronicle import Chronicle
 from s5jtd.ledger.passes import Passes
+from s5jtd.ledger.rows import NO_PAUSES, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.headroom import Headroom
@@ -18,6 +21,8 @@ from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.job import Job
 from s5jtd.units import format_duration
 from s5jtd.weakness import Weakness
+
+log = structlog.get_logger(__name__)
 
 #: Servers refuse what is signed more than fifteen minutes off; this is early enough to mend it.
 SKEW_SECONDS_MAX = 120.0
@@ -56,12 +61,15 @@ class Alarms:
         self._headroom = headroom
         self._problems = problems
         self._seldom_at = 0.0
+        self._resting: dict[int, bool] = {}  # whether a half of a job was paused when last looked at
 
     def look(self) -> None:
         """Raise and clear what is to be."""
         jobs = self._jobs()
         for job in jobs:
-            self._parked(job)
+            known = self._ledger.views.overview(job.id)
+            self._parked(job, known.objects[State.PARKED.word])
+            self._pause(job, known.pauses)
         shots = list(_shots(jobs))
         for shot in shots:
             self._clock(shot)
@@ -80,8 +88,14 @@ class Alarms:
         else:
             self._problems.clear(code, subject)
 
-    def _parked(self, job: Job) -> None:
-        parked = self._ledger.views.counters(job.id)[0][State.PARKED.word]
+    def _pause(self, job: Job, pauses: Pauses) -> None:
+        """That one began is told with who asked for it; mostly it ends by itself."""
+        rests = pauses != NO_PAUSES
+        if self._resting.get(job.id) and not rests:
+            log.info("pause_ended", job=job.name)
+        self._resting[job.id] = rests
+
+    def _parked(self, job: Job, parked: int) -> None:
         self._tell(
             parked > 0, "objects_parked", job.name,
             f"{parked} object{'s' if parked > 1 else ''} of job {job.name} cannot travel without a person",

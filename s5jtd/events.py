@@ -154,6 +154,7 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "info",
             "somebody changed something over the control socket: `method`, `parameters`, `uid` and `pid`",
         ),
+        "pause_ended": Event("info", "a job rests no more, because its time is over or an operator said so"),
         "peer_refused": Event("warning", "somebody asked over the control socket for what they may not have"),
         "problem_cleared": Event("info", "a problem is no more; `code` is its word in `status`"),
         "problem_raised": Event(

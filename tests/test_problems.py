@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from s5jtctl.client import Daemon
 from s5jtd import protocol
+from s5jtd.alarms import Alarms
+from s5jtd.config import JobConfig
 from s5jtd.events import PROBLEMS
+from s5jtd.jobs import build_job
+from s5jtd.ledger.chronicle import Chronicle
+from s5jtd.ledger.store import Ledger
+from s5jtd.link.headroom import Headroom
+from s5jtd.pool import Pool
 from s5jtd.problems import Problems
+from s5jtd.reports.folder import ReportFolder
 from tests.appliance import Appliance, side, some_objects, until
 from tests.chaos import Chaos, Header, Refuse
 from tests.servers import Server
@@ -123,6 +132,33 @@ def test_a_problem_keeps_the_time_at_which_it_began_and_is_news_once() -> None:
     problems.raise_("endpoint_down", "ab source http://x", "")
     problems.clear_about("", "a")
     assert [one.subject for one in problems.now()] == ["ab source http://x"]
+
+
+def test_the_end_of_a_pause_is_told_once_and_by_itself(tmp_path: Path) -> None:
+    now = [1000.0]
+    ledger, problems = Ledger(tmp_path / "ledger.db", clock=lambda: now[0]), Problems()
+    nobody = {"bucket": "bucket", "endpoints": ["http://127.0.0.1:9"], "credentials": {"anonymous": True}}
+    config = {"name": "a", "source": nobody, "destination": {**nobody, "prefix": "x/"}}
+    job = build_job(JobConfig.model_validate(config), ledger, tmp_path)
+    alarms = Alarms(
+        lambda: [job], ledger, Pool([], ledger, problems), ReportFolder(tmp_path / "reports"),
+        Chronicle(tmp_path / "events"), Headroom(), problems,
+    )  # fmt: skip
+
+    with capture_logs() as logs:
+        alarms.look()
+        ledger.pause(job.id, pull=True, push=False, until_ms=2_000_000)
+        alarms.look()
+        ledger.pause(job.id, pull=False, push=True, until_ms=3_000_000)
+        now[0] = 2001
+        alarms.look()
+        assert logs == []
+        now[0] = 3001
+        alarms.look()
+        alarms.look()
+
+    assert [(one["event"], one["job"]) for one in logs] == [("pause_ended", "a")]
+    ledger.close()
 
 
 def test_every_problem_of_the_issue_of_a_watch_is_in_the_table() -> None:

@@ -109,3 +109,6 @@ class Pauses:
 
     pull_until_ms: int | None
     push_until_ms: int | None
+
+
+NO_PAUSES = Pauses(None, None)
