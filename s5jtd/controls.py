@@ -389,7 +389,10 @@ def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[protocol.S
             f"{_unverified(row['pull_insecure'])}; crc64nvme {row['crc64nvme']}"
             + (f", md5 {row['md5']}" if row["md5"] else ""),
         )  # fmt: skip
-        lines += _line(chunk["pushing_at_ms"], "pushing", f"to {chunk['push_endpoint'] or 'the destination'}")
+        if not row["delivered_at_ms"] or (chunk["pushing_at_ms"] or 0) <= row["delivered_at_ms"]:
+            # Else it is from a later push, of what was left of the chunk.
+            to = chunk["push_endpoint"] or "the destination"
+            lines += _line(chunk["pushing_at_ms"], "pushing", f"to {to}")
     return lines
 
 

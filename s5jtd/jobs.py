@@ -43,7 +43,7 @@ def build_job(config: JobConfig, ledger: Ledger, runtime_dir: Path, known_id: in
     job_id = known_id or ledger.enrol_job(
         config.name, _identity(config.source), _identity(config.destination)
     )
-    marks = ledger.database.path.parent / "folders"
+    marks = marks_of(ledger.database.path.parent)
     return Job(
         job_id,
         config,
@@ -69,6 +69,11 @@ def s3_side(side: object) -> S3Side:
     if not isinstance(side, S3Side):
         raise ConfigError("this side of a job must be a bucket")
     return side
+
+
+def marks_of(state_dir: Path) -> Path:
+    """Where it is noted which folders were written to."""
+    return state_dir / "folders"
 
 
 def folder_link(

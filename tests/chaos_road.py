@@ -90,6 +90,9 @@ class Road:
         counted = self.settled(seconds)
         assert counted == {"delivered": len(self.objects)}, (counted, self.reasons())
         assert digests(self.objects) == contents(self.destination, self.there)
+        for key in list(self.rows())[:3]:
+            told = [line["what"] for line in self.explain(key)["story"]]
+            assert (told[0], told[-1]) == ("seen", "delivered"), told
         return True
 
     def arrived_but(self, *missing: bytes) -> bool:

@@ -231,6 +231,33 @@ def test_what_a_check_found_is_kept_and_saves_the_road_its_questions(
     assert sorted(kept) == [("destination", 1, None, 1), ("source", 1, "1", 0)]
 
 
+def test_folders_and_jobs_without_volumes_are_checked_for_what_they_need(
+    tmp_path: Path, moto: Server
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    hot, arrivals = tmp_path / "hot", tmp_path / "in"
+    for folder in (hot, arrivals, tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+    direct = {"name": "d", "source": side(moto, here), "destination": side(moto, there), "mode": "direct"}
+    up = {"name": "up", "source": {"directory": str(hot)}, "destination": side(moto, there, "up/")}
+    down = {"name": "down", "source": side(moto, here), "destination": {"directory": str(arrivals)}}
+    with Appliance(tmp_path / "a", volumes=0) as appliance:
+        appliance.configure(direct)
+        alone = appliance.command("check")
+    with Appliance(tmp_path / "b", volumes=1) as appliance:
+        appliance.configure(up, down)
+        well = appliance.command("check")
+        hot.rmdir()
+        gone = appliance.command("check", "--json")
+
+    assert (alone.returncode, "job d: a transfer is feasible" in alone.stdout) == (Exit.DONE, True)
+    assert well.returncode == Exit.DONE, well.stdout
+    assert f"ok    up source {hot}: is there, and may be read" in well.stdout
+    assert f"ok    down destination {arrivals}: is there, and may be written to" in well.stdout
+    assert gone.returncode == Exit.TEMPORARY
+    assert json.loads(gone.stdout)["feasible"] == {"up": False, "down": True}
+
+
 def test_where_s5cmd_is_refused_a_check_finds_it_out_and_the_native_engine_does_it_all(
     tmp_path: Path, moto: Server
 ) -> None:

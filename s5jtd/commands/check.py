@@ -17,18 +17,26 @@ import click
 from s5jtd import log
 from s5jtd.commands import installed
 from s5jtd.commands.owner import Owner, as_owner, hand_over, other_owner, with_home
-from s5jtd.config import Config, JobConfig, S3Side, expand_volumes, load
+from s5jtd.config import (
+    Config,
+    FolderDestination,
+    FolderSource,
+    JobConfig,
+    S3Side,
+    expand_volumes,
+    load,
+)
 from s5jtd.engine import language
 from s5jtd.engine.s5cmd import S5cmd
 from s5jtd.engine.tryout import try_out
-from s5jtd.errors import ConfigError, EndpointError, EngineError, Exit, S5jtError
-from s5jtd.jobs import build_link, credential_source
+from s5jtd.errors import ConfigError, EndpointError, EndpointRefused, EngineError, Exit, S5jtError
+from s5jtd.jobs import build_link, credential_source, marks_of
 from s5jtd.ledger.endpoint_checks import FILE
 from s5jtd.model import Side, printable
 from s5jtd.s3.credentials import CredentialProvider
 from s5jtd.s3.endpoints import Endpoint
 from s5jtd.s3.reaching import Step, reach
-from s5jtd.s3.trial import Trial
+from s5jtd.s3.trial import Capabilities, Trial
 from s5jtd.stages.job import Link
 from s5jtd.status import rfc3339
 from s5jtd.units import format_bytes
@@ -77,7 +85,7 @@ def check(path: Path, *, as_json: bool, offline: bool, install: bool = False, le
     endpoints: list[dict[str, Any]] = []
     if not offline:
         for job in config.jobs:
-            findings += _job(job, endpoints)
+            findings += _job(job, config.state_dir, endpoints)
     if not offline:
         findings += _hand_on(config.state_dir, endpoints)
     obstacles = {job.name: _obstacles(job, findings, endpoints, offline=offline) for job in config.jobs}
@@ -139,7 +147,7 @@ def _local(config: Config) -> Iterator[Finding]:
     volumes = expand_volumes(config)
     for volume in volumes:
         yield _tried_as(owner, f"volume {volume.name}", partial(_volume, volume.path, volume.reserve))
-    if not volumes:
+    if not volumes and any(job.mode == "staged" for job in config.jobs):
         yield Finding("volumes", False, "none of the configured folders exists", "mount them")
 
 
@@ -182,13 +190,48 @@ def _volume(path: Path, reserve: float) -> str:
     return f"{path}, {format_bytes(usable)} usable of {format_bytes(room.total_bytes)}"
 
 
-def _job(job: JobConfig, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
+def _job(job: JobConfig, state_dir: Path, endpoints: list[dict[str, Any]]) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory(prefix="s5jtd-check-") as folder:
         for side, config in ((Side.SOURCE, job.source), (Side.DESTINATION, job.destination)):
-            link = build_link(side, config, job.name, Path(folder))
+            link = build_link(side, config, job.name, Path(folder), marks_of(state_dir))
             for endpoint in link.endpoints.all():
-                finding = _endpoint(job.name, link, endpoint, endpoints)
-                yield finding
+                if isinstance(config, S3Side):
+                    yield _endpoint(job.name, link, endpoint, endpoints)
+                else:
+                    owner = other_owner(state_dir)
+                    yield _folder(job.name, link, endpoint, config, owner, endpoints)
+
+
+def _folder(
+    job: str,
+    link: Link,
+    endpoint: Endpoint,
+    config: FolderSource | FolderDestination,
+    owner: Owner | None,
+    endpoints: list[dict[str, Any]],
+) -> Finding:
+    """Whether the daemon's user may do with a folder what the job does with it."""
+
+    def look() -> str:
+        endpoint.client.probe()
+        if link.side is Side.DESTINATION:
+            return "is there, and may be written to"
+        leaves = isinstance(config, FolderSource) and config.after != "keep"
+        if not os.access(config.directory, os.X_OK | (os.W_OK if leaves else 0)):
+            raise EndpointRefused(
+                f"{config.directory}: files can neither be read nor leave" if leaves else
+                f"{config.directory}: its files cannot be read",
+                hint=f"let the daemon's user {'write into' if leaves else 'search'} it",
+            )  # fmt: skip
+        return "is there, and may be read"
+
+    found = replace(_tried_as(owner, f"{job} {link.side} {endpoint.url}", look), about="access")
+    endpoints.append({
+        "job": job, "side": link.side.value, "url": endpoint.url, "ok": found.ok,
+        **asdict(Capabilities()), "verify_tls": True,
+        "error": None if found.ok else found.detail, "hint": found.hint or None, "steps": [],
+    })  # fmt: skip
+    return found
 
 
 def _endpoint(job: str, link: Link, endpoint: Endpoint, endpoints: list[dict[str, Any]]) -> Finding:
@@ -278,6 +321,6 @@ def _obstacles(
             found.append(f"no endpoint of the {side} works")
     if not all(f.ok for f in findings if f.subject == "s5cmd"):
         found.append("s5cmd cannot be run")
-    if not any(f.ok for f in findings if f.subject.startswith("volume ")):
+    if job.mode == "staged" and not any(f.ok for f in findings if f.subject.startswith("volume ")):
         found.append("no volume can be used")
     return found
