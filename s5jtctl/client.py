@@ -149,7 +149,7 @@ def _no_connection(path: str, error: OSError) -> Failure:
         case PermissionError():
             return Failure(
                 f"not permitted to open {path} as uid {os.getuid()}",
-                "use sudo, or as root: usermod -aG s5jt NAME, then log in again",
+                f"use sudo, or as root: usermod -aG s5jt {_my_name()}, then log in again",
                 Exit.NOT_PERMITTED, "not_permitted",
             )  # fmt: skip
         case BlockingIOError():
@@ -161,6 +161,16 @@ def _no_connection(path: str, error: OSError) -> Failure:
         f"cannot connect to {path}: {error.strerror or error}",
         "give another path with --socket or $S5JTD_SOCKET", Exit.USAGE, "socket_unusable",
     )  # fmt: skip
+
+
+def _my_name() -> str:
+    """What `usermod` calls us."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return "NAME"
 
 
 def _too_slow(seconds: float | None) -> Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -183,9 +184,11 @@ class Controls:
             found = self._app.ledger.views.explain(job.id, key)
             if found is not None:
                 return explanation(found)
+        folder = request.key[: request.key.rfind("/") + 1]
+        near = f" --prefix {shlex.quote(folder)}" if folder else ""
         raise UsageError(
             f"job {job.name} knows no object {request.key!r}",
-            hint=f"list what there is: s5jtctl objects {job.name} --prefix ...",
+            hint=f"list what there is: s5jtctl objects {job.name}{near}",
         )
 
     def object_retry(self, request: requests.ObjectRetry) -> protocol.Retried:

@@ -378,11 +378,11 @@ def test_a_user_who_may_not_is_told_what_would_help(controls):
         shutil.rmtree(folder)
 
     assert outside == [
-        "4 not_permitted use sudo, or as root: usermod -aG s5jt NAME, then log in again",
+        "4 not_permitted use sudo, or as root: usermod -aG s5jt nobody, then log in again",
     ]
     assert inside == [
         "{'result': 'pong'}",
-        "4 not_permitted use root, or as root: usermod -aG s5jt-operators NAME",
+        "4 not_permitted use root, or as root: usermod -aG s5jt-operators nobody",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from s5jtctl.client import Daemon
+from s5jtctl.client import Daemon, Failure
 from s5jtd import protocol
 from s5jtd.alarms import Alarms
 from s5jtd.config import JobConfig
@@ -197,6 +198,12 @@ def test_endpoints_are_checked_when_asked_and_an_object_tells_over_which_it_came
             (came_to_nothing, *_) = [one for one in appliance.events("chunk_staged") if not one["objects"]]
             assert "InternalError" in came_to_nothing["error"]
         assert all("error" not in one for one in appliance.events("chunk_pushed"))
+
+        with pytest.raises(Failure) as unknown:
+            appliance.ask("object.explain", job="a", key="it's/k")
+        assert shlex.split(unknown.value.hint.partition(": ")[2]) == [
+            "s5jtctl", "objects", "a", "--prefix", "it's/",
+        ]  # fmt: skip
 
         checked = appliance.ask("endpoint.check")["endpoints"]
         assert [row["state"] != "down" for row in checked] == [True, True, True]

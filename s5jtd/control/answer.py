@@ -162,7 +162,7 @@ def _authorised(method: str, table: Mapping[str, Verb], caller: Caller) -> Verb:
     if verb.access is Access.OPERATOR and not caller.may_change():
         raise NotPermitted(
             f"{method} by uid {caller.uid}, who is not in the group {caller.operators}",
-            hint=f"use root, or as root: usermod -aG {caller.operators} NAME",
+            hint=f"use root, or as root: usermod -aG {caller.operators} {caller.name()}",
         )
     return verb
 

@@ -32,6 +32,13 @@ class Caller:
         except (KeyError, OSError):  # no such group, no such user, or nobody to ask: no
             return False
 
+    def name(self) -> str:
+        """What `usermod` calls the user."""
+        try:
+            return pwd.getpwuid(self.uid).pw_name
+        except (KeyError, OSError):
+            return "NAME"
+
 
 def caller(connection: socket.socket, operators: str) -> Caller:
     """Read the credentials of the peer."""
