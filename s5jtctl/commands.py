@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from s5jtctl import quick, render, terminal
 from s5jtctl import status as plain
 from s5jtctl.client import Daemon, Failure
 from s5jtctl.complete import STATES, job_names, state_names, volume_names
+from s5jtctl.quick import TIMEOUT_SECONDS
 from s5jtctl.session import (
     DURATION,
     KEY,
@@ -164,10 +166,16 @@ def resync(job: str, prefix: str | None, deep: bool, dry_run: bool, wait: bool) 
 
     What is missing or different at the destination travels again, but for --dry-run.
 
-    With --wait it ends with 11 where objects differ, with 10 where some could not be compared.
+    With --wait it tells on a terminal how far it is, and ends with 11 where objects differ, with 10 where
+    some could not be compared.
     """
+    from s5jtctl.progress import of_resync
+
     params = {"job": job} | given(prefix=prefix, deep=deep, dry_run=dry_run, wait=wait)
-    totals = show(Method.JOB_RESYNC, params, render.resync, wait=wait)["totals"] or {}
+    with of_resync(daemon_for(2.0), job) if wait else contextlib.nullcontext():
+        reply = daemon_for(None if wait else TIMEOUT_SECONDS).ask(Method.JOB_RESYNC, params)
+    show_reply(reply, render.resync)
+    totals = reply["totals"] or {}
     if totals.get("different"):
         raise SystemExit(Exit.MISMATCH)
     if totals.get("errors"):

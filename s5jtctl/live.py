@@ -112,7 +112,10 @@ def _moving(job: Job, look: Look) -> list[str]:
                 parts.append(f"{state} {moved} of {units.amount(sizes[state])}")  # type: ignore[literal-required]
     if objects["parked"]:
         parts.append(f"{units.count(objects['parked'])} parked")
-    return wrap(", ".join(parts), look.width, "  ")
+    lines = wrap(", ".join(parts), look.width, "  ")
+    if (last := job.get("last_resync")) and last["finished_at"] is None:
+        lines += wrap(plain.resync_line(last, look.now), look.width, "  ")
+    return lines
 
 
 def _volumes(volumes: Sequence[Volume], look: Look) -> list[str]:

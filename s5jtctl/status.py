@@ -182,7 +182,7 @@ def _job_progress(job: Job, look: Look) -> list[str]:
     lines += wrap(_scan(job, look.now), look.width, "  ")
     return [
         *lines,
-        *(wrap(_resync(last, look.now), look.width, "  ") if (last := job.get("last_resync")) else []),
+        *(wrap(resync_line(last, look.now), look.width, "  ") if (last := job.get("last_resync")) else []),
     ]
 
 
@@ -209,7 +209,8 @@ def _scan(job: Job, now: datetime) -> str:
     return f"source scanned {when}: {seen}" if scan["complete"] else f"source scan broke off {when}: {seen}"
 
 
-def _resync(last: LastResync, now: datetime) -> str:
+def resync_line(last: LastResync, now: datetime) -> str:
+    """How far the newest resync is, or how it ended."""
     totals = last["totals"]
     kinds = (("missing", "missing"), ("different", "different"), ("errors", "not comparable"))
     found = [f"{units.count(totals[name])} {words}" for name, words in kinds if totals[name]]  # type: ignore[literal-required]

@@ -80,6 +80,8 @@ class FakeControls:
         self.asked: list[requests.Request] = []
         self.subscribed = threading.Event()
         self.unsubscribed = threading.Event()
+        self.resync_may_end = threading.Event()
+        self.resync_may_end.set()
 
     @staticmethod
     def _event(number: int) -> protocol.Event:
@@ -133,6 +135,7 @@ class FakeControls:
                 "name": request.job, "result": "resync_started", "dry_run": request.dry_run,
                 "totals": None, "rearmed": None, "entries": [], "entries_omitted": 0,
             }  # fmt: skip
+        assert self.resync_may_end.wait(60)
         return {
             "name": request.job,
             "result": "resynced",

@@ -35,7 +35,7 @@ from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
 from s5jtd.control.verbs import Verb, verbs
 from s5jtd.model import Direction, Side
-from tests.appliance import WAIT_SECONDS
+from tests.appliance import WAIT_SECONDS, until
 from tests.fake_controls import FakeControls, per_state
 
 PROJECT = Path(__file__).parent.parent
@@ -716,6 +716,24 @@ def test_the_live_screen_outlives_the_daemon_and_shows_an_older_one(path, termin
     with ControlServer(path, of_an_older_daemon(controls)):
         live.shows("archive-to-cloud")
         assert live.end(b"q") == 0
+
+
+def test_who_waits_for_a_resync_sees_how_far_it_is(server, terminal, controls):
+    controls.state["jobs"][0]["last_resync"] = {
+        "started_at": "2026-01-31T12:00:00Z", "finished_at": None, "prefix": "", "deep": False,
+        "dry_run": False, "compared": 1_234_567, "rearmed": 0, "complete": False,
+        "totals": {"same": 1_234_564, "missing": 3, "different": 0, "extra": 0, "errors": 0},
+    }  # fmt: skip
+    controls.resync_may_end.clear()
+    waiting = terminal("resync", "archive-to-cloud", "--wait")
+
+    until(lambda: waiting.read() and "1,234,567 compared, 3 missing" in waiting.received)
+    assert "= " not in waiting.received
+    controls.resync_may_end.set()
+    assert waiting.end() == 11
+    told = waiting.received.rpartition("\r\x1b[K")[2]
+    assert told.startswith("+ a/1")
+    assert "compared," not in told
 
 
 class OlderStatus(requests.Request):
