@@ -186,6 +186,8 @@ class Plan:
         latency_ms = min((ms for ms in latencies if ms is not None), default=None)
         wide = self._tuner.wide(Lane(job.id, Direction.PUSH), latency_ms)
         limit = limits(job.portion(self._tuner), backlog, 4 * (1 + len(others)), least, wide)
+        if wide or latency_ms is None:  # little at first would leave a long way empty, slower than any disk
+            lane = replace(lane, is_known=True)
         size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, least.bytes))
         limit = replace(limit, bytes=size)
         if not spread.is_worth(lane, others, min(size, sizes[word]), sizes[word]):
