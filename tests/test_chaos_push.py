@@ -165,8 +165,9 @@ def test_s2_an_error_inside_a_200_is_no_success_and_a_look_decides(
 
         assert road.delivers_all()
         assert bad.hits
-        parts = sum(e.method == "PUT" and "partNumber" in e.query for e in road.behind.log)
-        assert parts == 3 if done else parts >= 6  # a busy machine may break one off besides
+        # Not its parts are counted: a busy machine may break one off, which s5cmd sends again by itself.
+        begun = sum(e.method == "POST" and e.query.startswith("uploads") for e in road.behind.log)
+        assert begun == 1 if done else begun >= 2
 
 
 def put_in_parts(server: Server, bucket: str, key: str, body: bytes, part_bytes: int) -> None:
