@@ -118,8 +118,10 @@ def test_a_dead_destination_costs_no_object_an_attempt(appliance: Appliance, mot
         appliance.configure(job(moto, here, dataclasses.replace(moto, url=chaos.url), there))
         appliance.start()
         until(lambda: appliance.status()["jobs"][0]["state"] == "blocked", "the job's state")
+        assert appliance.status()["jobs"][0]["last_delivery_at"] is None
         chaos.resume()
         assert appliance.settled() == {"delivered": 20}
+        assert appliance.status()["jobs"][0]["last_delivery_at"] is not None
         appliance.stop()
     assert contents(moto, there) == digests(some_objects(20))
 

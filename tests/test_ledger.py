@@ -169,6 +169,7 @@ def test_what_was_staged_and_lost_and_is_gone_at_the_source_is_a_loss_and_no_end
     assert taken is not None
     rotten = [Returned(item, State.SEEN, "local_rot", "its bytes changed") for item in taken[1]]
     road.ledger.settle_push(taken[0], [], rotten, "http://d")
+    assert road.ledger.views.last_delivery_ms(road.job) is None
 
     chunk, items = road.pull()
     gone = [Returned(item, State.GONE, "object_gone", "404") for item in items]
@@ -352,6 +353,7 @@ def test_what_the_destination_refused_is_tried_again_from_the_same_chunk(road: R
     back = Returned(due[1], State.STAGED, "object_refused", "no", not_before_ms=later)
     road.ledger.settle_push(chunk, [Delivered(due[0], "x", Evidence.ETAG)], [back], "http://d")
 
+    assert road.ledger.views.last_delivery_ms(road.job) == int(NOW * 1000)
     assert road.ledger.take_push(road.volume, [road.job]) is None
     left = road.ledger.views.releasable(road.volume)
     assert left is not None

@@ -78,7 +78,10 @@ class DirectBook:
         """
         now = int(self._clock() * 1000)
         with self._db.writing() as sql:
-            sql.execute("UPDATE streams SET bytes = ? WHERE id = ?", (streamed_bytes, claim))
+            sql.execute(
+                "UPDATE streams SET bytes = ?, delivered_at_ms = ? WHERE id = ?",
+                (streamed_bytes, now if delivered else None, claim),
+            )
             items = [one.item for one in delivered] + [one.item for one in returned]
             still = _unchanged(sql, items)
             arrived = [one for one in delivered if one.item.id in still]

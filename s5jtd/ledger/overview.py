@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from s5jtd.ledger.rows import Pass, Pauses
 from s5jtd.ledger.states import State
@@ -24,7 +24,16 @@ class Overview:
     pauses: Pauses
     last_pass: Pass | None  #: the newest look at the source
     seen_whole: bool  #: some look has seen all of it
-    last_delivery_ms: int | None  #: when a chunk last reached the destination
+    last_delivery_ms: int | None  #: when anything last reached the destination
+
+
+#: Of a row of `jobs`, in milliseconds; 0: nothing was delivered yet.
+LAST_DELIVERY: Final = (
+    "max(coalesce((SELECT max(pushed_at_ms) FROM"
+    " (SELECT pushed_at_ms FROM chunks WHERE job_id = jobs.id ORDER BY id DESC LIMIT 64)), 0),"
+    " coalesce((SELECT max(delivered_at_ms) FROM streams"
+    " WHERE job_id = jobs.id AND delivered_at_ms IS NOT NULL), 0))"
+)
 
 
 def overview(sql: sqlite3.Connection, job_id: int, now_ms: int) -> Overview:
@@ -34,8 +43,7 @@ def overview(sql: sqlite3.Connection, job_id: int, now_ms: int) -> Overview:
         " WHERE job_id = jobs.id),"
         " pull_paused_until_ms, push_paused_until_ms,"
         " EXISTS (SELECT 1 FROM passes WHERE job_id = jobs.id AND complete),"
-        " (SELECT max(pushed_at_ms) FROM"
-        " (SELECT pushed_at_ms FROM chunks WHERE job_id = jobs.id ORDER BY id DESC LIMIT 64)),"
+        f" {LAST_DELIVERY},"
         " passes.id, started_at_ms, finished_at_ms, complete, listed, fresh, found, error"
         " FROM jobs LEFT JOIN passes ON passes.id = (SELECT max(id) FROM passes WHERE job_id = jobs.id)"
         " WHERE jobs.id = ?",
@@ -48,7 +56,7 @@ def overview(sql: sqlite3.Connection, job_id: int, now_ms: int) -> Overview:
         in_force(pulls, pushes, now_ms),
         None if last[0] is None else as_pass(last),
         bool(seen_whole),
-        delivered_ms,
+        delivered_ms or None,
     )
 
 

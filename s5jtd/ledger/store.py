@@ -349,8 +349,8 @@ class Ledger:
             ).fetchone()
             move_chunk(
                 sql, chunk, ChunkState.PUSHING, ChunkState.SEALED if waiting else ChunkState.RESTING,
-                "not_before_ms = ?, delivered = delivered + ?, pushed_at_ms = ?",
-                (due or 0, len(delivered), now),
+                "not_before_ms = ?, delivered = delivered + ?, pushed_at_ms = coalesce(?, pushed_at_ms)",
+                (due or 0, len(delivered), now if delivered else None),
             )  # fmt: skip
 
     # release

@@ -8,7 +8,7 @@ from typing import Any
 
 from s5jtd.ledger import rearm
 from s5jtd.ledger.database import Clock, Database
-from s5jtd.ledger.overview import Overview, as_pass, in_force, overview, staged_bytes
+from s5jtd.ledger.overview import LAST_DELIVERY, Overview, as_pass, in_force, overview, staged_bytes
 from s5jtd.ledger.rows import Chunk, Item, Pass, Pauses, Volume
 from s5jtd.ledger.schema import ORDERS
 from s5jtd.ledger.states import ChunkState, State
@@ -320,17 +320,10 @@ class Views:
         return None if row is None else as_pass(row)
 
     def last_delivery_ms(self, job_id: int) -> int | None:
-        """When a chunk of this job last reached the destination."""
-        row = (
-            self._db.reading()
-            .execute(
-                "SELECT max(pushed_at_ms) FROM (SELECT pushed_at_ms FROM chunks WHERE job_id = ?"
-                " ORDER BY id DESC LIMIT 64)",
-                (job_id,),
-            )
-            .fetchone()
-        )
-        return None if row[0] is None else int(row[0])
+        """When anything of this job last reached the destination."""
+        asked = f"SELECT {LAST_DELIVERY} FROM jobs WHERE id = ?"
+        row = self._db.reading().execute(asked, (job_id,)).fetchone()
+        return None if row is None else int(row[0]) or None
 
     def staged_bytes(self) -> dict[int, int]:
         """Bytes of objects that lie on each volume, proven and not unlinked."""
