@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from s5jtd import log, protocol
+from s5jtd import log, shapes
 from s5jtd.config import JobConfig
 from s5jtd.control import requests
 from s5jtd.control.server import ControlServer
@@ -52,7 +52,7 @@ class _Controls:
     def __init__(self, desk: StatusDesk, job: Job) -> None:
         self._desk, self._job = desk, job
 
-    def status(self, request: requests.Status) -> protocol.Status:
+    def status(self, request: requests.Status) -> shapes.Status:
         return self._desk.status([self._job])
 
 

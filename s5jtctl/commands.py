@@ -32,7 +32,8 @@ from s5jtctl.session import (
 from s5jtctl.terminal import look, show_json
 from s5jtctl.text import safe, wrap
 from s5jtd import __version__
-from s5jtd.protocol import Exit, Method, Status
+from s5jtd.protocol import Exit, Method
+from s5jtd.shapes import Status
 
 _PAGE = 1000  #: rows asked for at a time
 

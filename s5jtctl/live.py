@@ -8,7 +8,7 @@ from s5jtctl import status as plain
 from s5jtctl import units
 from s5jtctl.terminal import Look
 from s5jtctl.text import cut, pad, paint, paint_state, safe, table, width, wrap
-from s5jtd.protocol import Event, Job, PerState, Problem, Status, Volume
+from s5jtd.shapes import Event, Job, PerState, Problem, Status, Volume
 
 # In the order of the road, backwards: what has arrived stands first.
 _PIECES = (

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
 
-    from s5jtd.protocol import Status
+    from s5jtd.shapes import Status
 
 TIMEOUT_SECONDS = 10.0  #: for what is answered at once; what waits for work waits as long as it takes
 

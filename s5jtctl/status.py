@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # somebody waits for what is loaded
     from collections.abc import Sequence
     from datetime import datetime
 
-    from s5jtd.protocol import Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
+    from s5jtd.shapes import Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
 
 _TO_GO = ("seen", "pulling", "staged", "pushing")
 # What needs a person comes first; a state from a newer daemon is shown before all, rather than hidden.

@@ -45,9 +45,9 @@ from s5jtd.model import Direction
 from s5jtd.once import SinglePass
 from s5jtd.pool import Pool, silent
 from s5jtd.problems import Problems
-from s5jtd.protocol import Reloaded
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.reports.run import Reporter
+from s5jtd.shapes import Reloaded
 from s5jtd.shipping import Shipping
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job

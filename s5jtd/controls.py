@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from s5jtd import __version__, protocol, resyncs
+from s5jtd import __version__, protocol, resyncs, shapes
 from s5jtd.control import requests
 from s5jtd.control.presence import client_is_gone
 from s5jtd.errors import Busy, EndpointError, UsageError
@@ -40,15 +40,15 @@ class Controls:
         self._app = app
         self._volumes = VolumeDesk(app.pool, app.ledger.views, app.desk, app.bell.ring)
 
-    def ping(self, request: requests.Ping) -> protocol.Pong:
+    def ping(self, request: requests.Ping) -> shapes.Pong:
         """Somebody is there."""
         return {"result": "pong"}
 
-    def version(self, request: requests.Version) -> protocol.Version:
+    def version(self, request: requests.Version) -> shapes.Version:
         """Of the program and of the protocol."""
         return {"version": __version__, "protocol": protocol.PROTOCOL_VERSION}
 
-    def status(self, request: requests.Status) -> protocol.Status:
+    def status(self, request: requests.Status) -> shapes.Status:
         """All of it, or one job's part."""
         jobs = [self._job(request.job)] if request.job else self._app.job_list()
         status = self._app.desk.status(jobs)
@@ -56,13 +56,13 @@ class Controls:
             return status
         news = self._app.chronicle.news(request.events)
         mine = [event for event in news if request.job is None or event["job"] in (None, request.job)]
-        return cast("protocol.StatusAndEvents", {**status, "events": mine})
+        return cast("shapes.StatusAndEvents", {**status, "events": mine})
 
-    def job_pause(self, request: requests.JobPause) -> protocol.Paused:
+    def job_pause(self, request: requests.JobPause) -> shapes.Paused:
         """Let jobs rest; it survives a restart."""
         until = FOREVER_MS if request.for_seconds is None else int((time.time() + request.for_seconds) * 1000)
         pull, push = _halves(request.side)
-        answer: list[protocol.PausedJob] = []
+        answer: list[shapes.PausedJob] = []
         for job in self._chosen(request.job):
             old = self._app.ledger.views.pauses(job.id)
             already = (not pull or old.pull_until_ms == until) and (not push or old.push_until_ms == until)
@@ -87,10 +87,10 @@ class Controls:
         objects, _ = self._app.ledger.views.counters(job.id)
         return objects[State.PUSHING.word] + self._app.ledger.views.chunks_pulling(job.id)
 
-    def job_resume(self, request: requests.JobResume) -> protocol.Resumed:
+    def job_resume(self, request: requests.JobResume) -> shapes.Resumed:
         """Let jobs work again."""
         pull, push = _halves(request.side)
-        answer: list[protocol.ResumedJob] = []
+        answer: list[shapes.ResumedJob] = []
         for job in self._chosen(request.job):
             old = self._app.ledger.views.pauses(job.id)
             runs = (not pull or old.pull_until_ms is None) and (not push or old.push_until_ms is None)
@@ -100,7 +100,7 @@ class Controls:
         self._app.bell.ring()
         return {"jobs": answer}
 
-    def job_scan(self, request: requests.JobScan) -> protocol.Scan:
+    def job_scan(self, request: requests.JobScan) -> shapes.Scan:
         """Look at a source now, and wait for the end of the look where asked to."""
         job = self._job(request.job)
         views = self._app.ledger.views
@@ -135,7 +135,7 @@ class Controls:
             "name": job.name, "pass": last.id, "result": "scanned", "objects": last.listed, "new": last.fresh,
         }  # fmt: skip
 
-    def job_resync(self, request: requests.JobResync) -> protocol.Resync:
+    def job_resync(self, request: requests.JobResync) -> shapes.Resync:
         """Compare the two sides and the ledger, and wait for what that shows where asked to."""
         job = self._job(request.job)
         wish = Wish(resyncs.source_prefix(job, request.prefix), request.deep, request.dry_run)
@@ -154,7 +154,7 @@ class Controls:
                 raise UsageError("the daemon is stopping")
         return resyncs.answer(job, run, "resynced")
 
-    def object_list(self, request: requests.ObjectList) -> protocol.ObjectPage:
+    def object_list(self, request: requests.ObjectList) -> shapes.ObjectPage:
         """Rows in key order.
 
         For a rare state one stretch of the ledger is looked at and the page may be short: no answer
@@ -177,7 +177,7 @@ class Controls:
             "next": None if last is None else base64.urlsafe_b64encode(last).decode(),
         }
 
-    def object_explain(self, request: requests.ObjectExplain) -> protocol.Explanation:
+    def object_explain(self, request: requests.ObjectExplain) -> shapes.Explanation:
         """The whole story of one object."""
         job = self._job(request.job)
         for key in requests.spellings(request.key):
@@ -191,7 +191,7 @@ class Controls:
             hint=f"list what there is: s5jtctl objects {job.name}{near}",
         )
 
-    def object_retry(self, request: requests.ObjectRetry) -> protocol.Retried:
+    def object_retry(self, request: requests.ObjectRetry) -> shapes.Retried:
         """Re-arm what is parked."""
         job = self._job(request.job)
         keys: Sequence[bytes | None] = requests.spellings(request.key) if request.key else [None]
@@ -201,12 +201,12 @@ class Controls:
         self._app.bell.ring()
         return {"retried": retried}
 
-    def endpoint_list(self, request: requests.EndpointList) -> protocol.EndpointList:
+    def endpoint_list(self, request: requests.EndpointList) -> shapes.EndpointList:
         """The endpoints of the jobs."""
         rows = [row for job in self._chosen(request.job) for row in endpoint_rows(job)]
         return {"endpoints": rows}
 
-    def endpoint_check(self, request: requests.EndpointCheck) -> protocol.EndpointList:
+    def endpoint_check(self, request: requests.EndpointCheck) -> shapes.EndpointList:
         """Ask every endpoint now; one that answers has its share again."""
         for job in self._chosen(request.job):
             for link in (job.source, job.destination):
@@ -214,11 +214,11 @@ class Controls:
         self._app.bell.ring()
         return self.endpoint_list(requests.EndpointList(job=request.job))
 
-    def volume_list(self, request: requests.VolumeList) -> protocol.VolumeList:
+    def volume_list(self, request: requests.VolumeList) -> shapes.VolumeList:
         """The volumes."""
         return self._volumes.rows()
 
-    def volume_drain(self, request: requests.VolumeDrain) -> protocol.VolumeChange:
+    def volume_drain(self, request: requests.VolumeDrain) -> shapes.VolumeChange:
         """Empty a volume."""
         return self._volumes.drain(
             request.volume,
@@ -226,11 +226,11 @@ class Controls:
             gave_up=lambda: self._app.desk.state == "stopping" or client_is_gone(),
         )
 
-    def volume_activate(self, request: requests.VolumeActivate) -> protocol.VolumeChange:
+    def volume_activate(self, request: requests.VolumeActivate) -> shapes.VolumeChange:
         """Use a volume again."""
         return self._volumes.activate(request.volume)
 
-    def report_list(self, request: requests.ReportList) -> protocol.ReportList:
+    def report_list(self, request: requests.ReportList) -> shapes.ReportList:
         """The newest reports."""
         rows = self._app.reports.rows(
             job=request.job, start=request.start, end=request.end, limit=request.limit
@@ -239,14 +239,14 @@ class Controls:
             self._job(request.job)  # one that is no longer configured may have reports; a typo has none
         return {"reports": rows}
 
-    def report_get(self, request: requests.ReportGet) -> protocol.Report:
+    def report_get(self, request: requests.ReportGet) -> shapes.Report:
         """One report, with a page of its objects where they are asked for."""
         epoch = None if request.id == "latest" else request.id
         return self._app.reports.get(
             epoch, request.job, objects=request.objects, limit=request.limit, after=request.after
         )
 
-    def bandwidth_get(self, request: requests.BandwidthGet) -> protocol.Bandwidth:
+    def bandwidth_get(self, request: requests.BandwidthGet) -> shapes.Bandwidth:
         """What each direction may move and does move."""
         meter, jobs = self._app.meter, self._app.job_list()
         return {
@@ -267,7 +267,7 @@ class Controls:
             ]
         }
 
-    def bandwidth_set(self, request: requests.BandwidthSet) -> protocol.Bandwidth:
+    def bandwidth_set(self, request: requests.BandwidthSet) -> shapes.Bandwidth:
         """Another limit from now on, also for what moves already; it survives a restart."""
         try:
             self._app.line.order(request.direction, request.limit_bytes_per_second)
@@ -278,14 +278,14 @@ class Controls:
         self._app.bell.ring()
         return self.bandwidth_get(requests.BandwidthGet())
 
-    def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
+    def config_reload(self, request: requests.ConfigReload) -> shapes.Reloaded:
         """Read the configuration again."""
         return self._app.ask_to_reload()
 
-    def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[protocol.Event | None]:
+    def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[shapes.Event | None]:
         """What happened, and where asked to what happens."""
         return cast(
-            "Iterator[protocol.Event | None]", self._app.chronicle.since(request.since, follow=request.follow)
+            "Iterator[shapes.Event | None]", self._app.chronicle.since(request.since, follow=request.follow)
         )
 
     def _job(self, name: str) -> Job:
@@ -312,7 +312,7 @@ def _after(cursor: str | None) -> bytes:
         raise UsageError("`after` is not the `next` of an earlier page") from error
 
 
-def _object_row(row: Mapping[str, Any]) -> protocol.ObjectRow:
+def _object_row(row: Mapping[str, Any]) -> shapes.ObjectRow:
     return {
         "id": row["id"],
         "key": printable(row["key"]),
@@ -327,7 +327,7 @@ def _object_row(row: Mapping[str, Any]) -> protocol.ObjectRow:
     }
 
 
-def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> protocol.Explanation:
+def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> shapes.Explanation:
     """What the ledger holds of one object, as a story in the order it happened."""
     row = found["object"][0]
     story = [
@@ -361,18 +361,18 @@ def explanation(found: Mapping[str, list[Mapping[str, Any]]]) -> protocol.Explan
     }
 
 
-def _line(at_ms: int | None, what: str, detail: str | None) -> list[protocol.StoryLine]:
+def _line(at_ms: int | None, what: str, detail: str | None) -> list[shapes.StoryLine]:
     at = rfc3339(at_ms)
     return [{"at": at, "what": what, "detail": detail}] if at else []
 
 
-def _seen(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
+def _seen(row: Mapping[str, Any]) -> list[shapes.StoryLine]:
     return _line(
         row["seen_at_ms"], "seen", f"listed at the source: {row['size']} bytes, ETag {row['etag'] or 'none'}"
     )
 
 
-def _past(row: Mapping[str, Any], past: Mapping[str, Any]) -> list[protocol.StoryLine]:
+def _past(row: Mapping[str, Any], past: Mapping[str, Any]) -> list[shapes.StoryLine]:
     same = (past["size"], past["etag"]) == (row["size"], row["etag"])
     which = "for the first time, this version" if same else "an earlier version"
     unverified = _unverified(past["push_insecure"] or past["pull_insecure"])
@@ -380,7 +380,7 @@ def _past(row: Mapping[str, Any], past: Mapping[str, Any]) -> list[protocol.Stor
     return _line(past["delivered_at_ms"], "delivered", detail)
 
 
-def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[protocol.StoryLine]:
+def _aboard(row: Mapping[str, Any], chunk: Mapping[str, Any]) -> list[shapes.StoryLine]:
     """What the object went through with its chunk; only what is known to hold for the object."""
     where = f"chunk {chunk['name']} on volume {row['volume']}"
     lines = _line(chunk["planned_at_ms"], "planned", where)
@@ -404,7 +404,7 @@ def _unverified(insecure: int) -> str:
     return ", over TLS whose certificate nobody verified" if insecure else ""
 
 
-def _failed(failure: Mapping[str, Any]) -> list[protocol.StoryLine]:
+def _failed(failure: Mapping[str, Any]) -> list[shapes.StoryLine]:
     """An attempt that came to nothing, in its place in the story."""
     way = "from" if failure["step"] == "pull" else "to"
     where = f"{failure['step']} {way} {failure['endpoint'] or 'no endpoint'}"
@@ -413,7 +413,7 @@ def _failed(failure: Mapping[str, Any]) -> list[protocol.StoryLine]:
     return _line(failure["at_ms"], "failed", f"{where}: {failure['code']}: {failure['message']}")
 
 
-def _ended(row: Mapping[str, Any]) -> list[protocol.StoryLine]:
+def _ended(row: Mapping[str, Any]) -> list[shapes.StoryLine]:
     state = State(row["state"])
     if state is State.DELIVERED:
         how = "was there already" if row["found"] else "the destination holds the same bytes"

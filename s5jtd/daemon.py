@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from s5jtd.protocol import Reloaded
+from s5jtd.shapes import Reloaded
 from s5jtd.worker import Worker
 
 log = structlog.get_logger(__name__)

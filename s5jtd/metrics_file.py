@@ -9,7 +9,7 @@ from pathlib import Path
 
 from s5jtd import log, metrics
 from s5jtd.problems import Problems
-from s5jtd.protocol import Status
+from s5jtd.shapes import Status
 
 NAME = "metrics.prom"
 _MODE = 0o644  #: there is nothing secret in it; who may come so far is the folder's matter

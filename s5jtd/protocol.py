@@ -1,4 +1,4 @@
-"""What s5jtd and s5jtctl say to each other.  A leaf: plain standard library, and of ours but the shapes.
+"""What s5jtd and s5jtctl say to each other, but for the shapes of answers.  A leaf: plain standard library.
 
 JSON-RPC 2.0 over a Unix stream socket, one object per line.  Readers ignore members they do not
 know, so that a newer daemon can talk to an older client; requests with unknown members are refused,
@@ -9,7 +9,7 @@ harmless even where somebody looks at the raw line, and no half of a surrogate p
 
 Times are RFC 3339 in UTC, numbers carry their unit last in the name, unknown is null.
 
-Whoever asks waits until this is loaded: no `typing`, and the shapes of answers only when one is named.
+Whoever asks waits until this is loaded: so no `typing`, and the shapes stand in a file of their own.
 """
 
 from __future__ import annotations
@@ -17,10 +17,6 @@ from __future__ import annotations
 import json
 import math
 from enum import IntEnum, StrEnum
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from s5jtd.shapes import *  # noqa: F403  # all of them, and nothing else is there
 
 PROTOCOL_VERSION = 1
 SOCKET = "/run/s5jtd/control.sock"
@@ -148,15 +144,3 @@ def _number(digits: str) -> float:
 
 def _no_constant(name: str) -> float:
     raise Malformed(f"{name} is not JSON")
-
-
-if not TYPE_CHECKING:
-
-    def __getattr__(name):
-        """`protocol.Status` and the like."""
-        if not name.startswith("_"):  # as `import` does when it looks for what is inside
-            from s5jtd import shapes  # noqa: PLC0415
-
-            if name in vars(shapes):
-                return vars(shapes)[name]
-        raise AttributeError(f"{__name__} has no {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from s5jtd import protocol
+from s5jtd import protocol, shapes
 from s5jtd.control.requests import spellings
 from s5jtd.errors import UsageError
 from s5jtd.model import printable
@@ -36,7 +36,7 @@ def source_prefix(job: Job, text: str) -> bytes:
     )
 
 
-def answer(job: Job, run: Run, result: Result) -> protocol.Resync:
+def answer(job: Job, run: Run, result: Result) -> shapes.Resync:
     """What the verb says; numbers and keys only of a run that is over."""
     is_over = result == "resynced"
     entries = _entries(run) if is_over else []
@@ -52,12 +52,12 @@ def answer(job: Job, run: Run, result: Result) -> protocol.Resync:
     }
 
 
-def _entries(run: Run) -> list[protocol.ResyncEntry]:
+def _entries(run: Run) -> list[shapes.ResyncEntry]:
     """As many as fit a line."""
-    entries: list[protocol.ResyncEntry] = []
+    entries: list[shapes.ResyncEntry] = []
     left_bytes = _ENTRIES_BYTES
     for kept in run.entries:
-        entry: protocol.ResyncEntry = {
+        entry: shapes.ResyncEntry = {
             "mark": kept.mark.value,  # type: ignore[typeddict-item]  # of SHOWN
             "key": printable(kept.key),
             "detail": kept.detail,

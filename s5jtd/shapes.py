@@ -1,7 +1,4 @@
-"""The shapes of what the daemon answers, by method, for whoever checks types; nothing else is in them.
-
-They are reached as `protocol.Status` and so on, which loads them when one is named.
-"""
+"""The shapes of what the daemon answers, by method, for whoever checks types; nothing else is in them."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
-from s5jtd import __version__, protocol
+from s5jtd import __version__, shapes
 from s5jtd.errors import VolumeError
 from s5jtd.ledger.rows import FOREVER_MS, Pass, Pauses
 from s5jtd.ledger.states import State
@@ -70,7 +70,7 @@ class StatusDesk:
         self._started = time.monotonic()
         self.state = "starting"
 
-    def status(self, jobs: Sequence[Job]) -> protocol.Status:
+    def status(self, jobs: Sequence[Job]) -> shapes.Status:
         """All of it; `jobs` in the order they are to be shown."""
         staged = self._ledger.views.staged_bytes()
         return {
@@ -97,7 +97,7 @@ class StatusDesk:
             ],
         }
 
-    def job(self, job: Job) -> protocol.Job:
+    def job(self, job: Job) -> shapes.Job:
         """One job."""
         known = self._ledger.views.overview(job.id)
         objects, sizes, last = known.objects, known.sizes, known.last_pass
@@ -149,7 +149,7 @@ class StatusDesk:
 
         return eta_seconds(half(Direction.PULL, to_pull, "pulling"), half(Direction.PUSH, to_push, "pushing"))
 
-    def _concurrency(self, job: Job, direction: Direction) -> protocol.Concurrency | None:
+    def _concurrency(self, job: Job, direction: Direction) -> shapes.Concurrency | None:
         choice = self._tuner.shown(Lane(job.id, direction))
         if choice is None:
             return None
@@ -160,7 +160,7 @@ class StatusDesk:
             "parts_min": parts.least, "parts_max": parts.most,
         }  # fmt: skip
 
-    def _portion(self, job: Job) -> protocol.Portion:
+    def _portion(self, job: Job) -> shapes.Portion:
         found = job.portion(self._tuner)
         return {"bytes": found.bytes, "objects": found.objects, "why": found.why}
 
@@ -187,7 +187,7 @@ class StatusDesk:
             return "running", None
         return ("running" if job.scanning else "idle"), None
 
-    def volume(self, volume: Volume, staged: Mapping[int, int]) -> protocol.Volume:
+    def volume(self, volume: Volume, staged: Mapping[int, int]) -> shapes.Volume:
         """One volume; what is `staged`, by its id in the ledger."""
         free: int | None
         try:
@@ -205,7 +205,7 @@ class StatusDesk:
         }
 
 
-def _last_scan(last: Pass) -> protocol.LastScan:
+def _last_scan(last: Pass) -> shapes.LastScan:
     return {
         "started_at": rfc3339(last.started_at_ms) or "",
         "finished_at": rfc3339(last.finished_at_ms),
@@ -214,7 +214,7 @@ def _last_scan(last: Pass) -> protocol.LastScan:
     }
 
 
-def _last_resync(run: Run | None) -> protocol.LastResync | None:
+def _last_resync(run: Run | None) -> shapes.LastResync | None:
     """The newest run as `status` shows it, also while it is under way."""
     if run is None:
         return None
@@ -231,7 +231,7 @@ def _last_resync(run: Run | None) -> protocol.LastResync | None:
     }
 
 
-def resync_totals(run: Run) -> protocol.ResyncTotals:
+def resync_totals(run: Run) -> shapes.ResyncTotals:
     """What a resync counted."""
     totals = run.totals
     return {
@@ -244,12 +244,12 @@ def resync_totals(run: Run) -> protocol.ResyncTotals:
     }
 
 
-def endpoints(job: Job) -> list[protocol.Endpoint]:
+def endpoints(job: Job) -> list[shapes.Endpoint]:
     """The endpoints of both sides of a job."""
     return [_endpoint(job, link, shot) for link, shot in _snapshots(job)]
 
 
-def endpoint_rows(job: Job) -> list[protocol.EndpointRow]:
+def endpoint_rows(job: Job) -> list[shapes.EndpointRow]:
     """The same with what is known of each besides."""
     return [
         {
@@ -262,7 +262,7 @@ def endpoint_rows(job: Job) -> list[protocol.EndpointRow]:
     ]
 
 
-def _check(learned: Learned | None) -> protocol.EndpointCheck | None:
+def _check(learned: Learned | None) -> shapes.EndpointCheck | None:
     if learned is None:
         return None
     orders: dict[bool | None, Literal["ordered", "unordered"] | None] = {True: "ordered", False: "unordered"}
@@ -282,7 +282,7 @@ def _snapshots(job: Job) -> Iterator[tuple[Link, EndpointStatus]]:
             yield link, shot
 
 
-def _endpoint(job: Job, link: Link, shot: EndpointStatus) -> protocol.Endpoint:
+def _endpoint(job: Job, link: Link, shot: EndpointStatus) -> shapes.Endpoint:
     return {
         "job": job.name,
         "side": link.side.value,
@@ -294,7 +294,7 @@ def _endpoint(job: Job, link: Link, shot: EndpointStatus) -> protocol.Endpoint:
     }
 
 
-def _per_state(numbers: dict[str, int]) -> protocol.PerState:
+def _per_state(numbers: dict[str, int]) -> shapes.PerState:
     return {
         "seen": numbers["seen"],
         "pulling": numbers["pulling"],

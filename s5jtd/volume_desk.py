@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from s5jtd import protocol
+from s5jtd import shapes
 from s5jtd.errors import UsageError, VolumeError
 from s5jtd.ledger.views import Views
 from s5jtd.pool import Pool
@@ -29,12 +29,12 @@ class VolumeDesk:
         self._desk = desk
         self._ring = ring
 
-    def rows(self) -> protocol.VolumeList:
+    def rows(self) -> shapes.VolumeList:
         """Every volume of the pool."""
         staged = self._views.staged_bytes()
         return {"volumes": [self._row(volume, staged) for volume in self._pool.volumes]}
 
-    def drain(self, name: str, *, wait: bool, gave_up: Callable[[], bool]) -> protocol.VolumeChange:
+    def drain(self, name: str, *, wait: bool, gave_up: Callable[[], bool]) -> shapes.VolumeChange:
         """Take nothing more onto a volume; with `wait`, answer when it can be removed.
 
         Raises:
@@ -49,7 +49,7 @@ class VolumeDesk:
             time.sleep(POLL_SECONDS)
         return self._changed(volume, "draining" if is_new else "already_draining")
 
-    def activate(self, name: str) -> protocol.VolumeChange:
+    def activate(self, name: str) -> shapes.VolumeChange:
         """Use a volume again.
 
         Raises:
@@ -70,7 +70,7 @@ class VolumeDesk:
         known = ", ".join(volume.name for volume in self._pool.volumes) or "none"
         raise UsageError(f"there is no volume {name!r}", hint=f"the volumes are: {known}")
 
-    def _changed(self, volume: Volume, result: protocol.VolumeResult) -> protocol.VolumeChange:
+    def _changed(self, volume: Volume, result: shapes.VolumeResult) -> shapes.VolumeChange:
         row = self._row(volume, self._views.staged_bytes())
         return {
             "name": row["name"],
@@ -82,7 +82,7 @@ class VolumeDesk:
             "reason": row["reason"],
         }
 
-    def _row(self, volume: Volume, staged: Mapping[int, int]) -> protocol.VolumeRow:
+    def _row(self, volume: Volume, staged: Mapping[int, int]) -> shapes.VolumeRow:
         total: int | None = None
         if volume.attached:
             try:

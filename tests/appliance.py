@@ -16,7 +16,7 @@ from typing import Any, Self
 import yaml
 
 from s5jtctl.client import Daemon, Failure
-from s5jtd import protocol
+from s5jtd import shapes
 from tests.servers import Server
 
 WAIT_SECONDS = 150.0  # a hang is told from a busy machine; nobody waits as long where all is well
@@ -119,8 +119,8 @@ class Appliance:
         finally:
             daemon.close()
 
-    def status(self) -> protocol.Status:
-        answer: protocol.Status = self.ask("status")
+    def status(self) -> shapes.Status:
+        answer: shapes.Status = self.ask("status")
         return answer
 
     def counted(self, job: int = 0) -> dict[str, int]:

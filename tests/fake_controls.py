@@ -7,17 +7,17 @@ import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
-from s5jtd import protocol
+from s5jtd import protocol, shapes
 from s5jtd.control import requests
 from s5jtd.errors import UsageError
 
 
-def per_state(**numbers: int) -> protocol.PerState:
+def per_state(**numbers: int) -> shapes.PerState:
     states = ("seen", "pulling", "staged", "pushing", "delivered", "gone", "parked")
-    return cast("protocol.PerState", {state: numbers.get(state, 0) for state in states})
+    return cast("shapes.PerState", {state: numbers.get(state, 0) for state in states})
 
 
-STATUS: protocol.Status = {
+STATUS: shapes.Status = {
     "daemon": {
         "version": "0.1.0",
         "pid": 812,
@@ -73,10 +73,10 @@ class FakeControls:
     """Satisfies `Controls` with one job, one volume and as many objects as a test wants."""
 
     def __init__(self) -> None:
-        self.state: protocol.Status = copy.deepcopy(STATUS)
+        self.state: shapes.Status = copy.deepcopy(STATUS)
         self.paused = False
         self.keys: list[str] = ["a/1", "a/2", "b/\x1b[31mred", "b/raw\\xff"]
-        self.events: list[protocol.Event] = [self._event(at) for at in range(1, 4)]
+        self.events: list[shapes.Event] = [self._event(at) for at in range(1, 4)]
         self.asked: list[requests.Request] = []
         self.subscribed = threading.Event()
         self.unsubscribed = threading.Event()
@@ -84,7 +84,7 @@ class FakeControls:
         self.resync_may_end.set()
 
     @staticmethod
-    def _event(number: int) -> protocol.Event:
+    def _event(number: int) -> shapes.Event:
         return {
             "id": number,
             "at": f"2026-01-31T11:00:0{number % 10}Z",
@@ -100,35 +100,35 @@ class FakeControls:
         if name != "archive-to-cloud":
             raise UsageError(f"there is no job {name!r}", hint="the jobs are: archive-to-cloud")
 
-    def ping(self, request: requests.Ping) -> protocol.Pong:
+    def ping(self, request: requests.Ping) -> shapes.Pong:
         return {"result": "pong"}
 
-    def version(self, request: requests.Version) -> protocol.Version:
+    def version(self, request: requests.Version) -> shapes.Version:
         return {"version": "0.1.0", "protocol": protocol.PROTOCOL_VERSION}
 
-    def status(self, request: requests.Status) -> protocol.Status:
+    def status(self, request: requests.Status) -> shapes.Status:
         if request.job is not None:
             self._job(request.job)
         return self.state
 
-    def job_pause(self, request: requests.JobPause) -> protocol.Paused:
+    def job_pause(self, request: requests.JobPause) -> shapes.Paused:
         self.asked.append(request)
         if request.job is not None:
             self._job(request.job)
         before, self.paused = self.paused, True
         return {"jobs": [{"name": "archive-to-cloud", "result": "already_paused" if before else "paused"}]}
 
-    def job_resume(self, request: requests.JobResume) -> protocol.Resumed:
+    def job_resume(self, request: requests.JobResume) -> shapes.Resumed:
         before, self.paused = self.paused, False
         return {"jobs": [{"name": "archive-to-cloud", "result": "resumed" if before else "already_running"}]}
 
-    def job_scan(self, request: requests.JobScan) -> protocol.Scan:
+    def job_scan(self, request: requests.JobScan) -> shapes.Scan:
         self._job(request.job)
         if not request.wait:
             return {"name": request.job, "pass": 7, "result": "scan_started", "objects": None, "new": None}
         return {"name": request.job, "pass": 7, "result": "scanned", "objects": 1234, "new": 12}
 
-    def job_resync(self, request: requests.JobResync) -> protocol.Resync:
+    def job_resync(self, request: requests.JobResync) -> shapes.Resync:
         self._job(request.job)
         if not request.wait:
             return {
@@ -149,7 +149,7 @@ class FakeControls:
             "entries_omitted": 2,
         }
 
-    def object_list(self, request: requests.ObjectList) -> protocol.ObjectPage:
+    def object_list(self, request: requests.ObjectList) -> shapes.ObjectPage:
         self._job(request.job)
         self.asked.append(request)
         keys = [key for key in self.keys if key.startswith(request.prefix)]
@@ -159,7 +159,7 @@ class FakeControls:
         return {"objects": rows, "next": str(end) if end < len(keys) else None}
 
     @staticmethod
-    def _row(number: int, key: str) -> protocol.ObjectRow:
+    def _row(number: int, key: str) -> shapes.ObjectRow:
         return {
             "id": number,
             "key": key,
@@ -173,7 +173,7 @@ class FakeControls:
             "since": "2026-01-31T11:00:00Z",
         }
 
-    def object_explain(self, request: requests.ObjectExplain) -> protocol.Explanation:
+    def object_explain(self, request: requests.ObjectExplain) -> shapes.Explanation:
         self._job(request.job)
         for key in requests.spellings(request.key):
             shown = key.decode("utf-8", "backslashreplace")
@@ -185,31 +185,29 @@ class FakeControls:
                 }
         raise UsageError(f"the job has no object {request.key!r}", hint="list them: s5jtctl objects")
 
-    def object_retry(self, request: requests.ObjectRetry) -> protocol.Retried:
+    def object_retry(self, request: requests.ObjectRetry) -> shapes.Retried:
         self.asked.append(request)
         return {"retried": 2}
 
-    def volume_list(self, request: requests.VolumeList) -> protocol.VolumeList:
+    def volume_list(self, request: requests.VolumeList) -> shapes.VolumeList:
         more: Any = {"total_bytes": 100 * 2**30, "only_here_bytes": 0, "reason": None}
-        return {
-            "volumes": [cast("protocol.VolumeRow", {**volume, **more}) for volume in self.state["volumes"]]
-        }
+        return {"volumes": [cast("shapes.VolumeRow", {**volume, **more}) for volume in self.state["volumes"]]}
 
-    def volume_drain(self, request: requests.VolumeDrain) -> protocol.VolumeChange:
+    def volume_drain(self, request: requests.VolumeDrain) -> shapes.VolumeChange:
         return {"name": request.volume, "state": "draining", "result": "draining", "staged_bytes": 3 * 2**20}
 
-    def volume_activate(self, request: requests.VolumeActivate) -> protocol.VolumeChange:
+    def volume_activate(self, request: requests.VolumeActivate) -> shapes.VolumeChange:
         return {"name": request.volume, "state": "online", "result": "already_active", "staged_bytes": None}
 
-    def endpoint_list(self, request: requests.EndpointList) -> protocol.EndpointList:
+    def endpoint_list(self, request: requests.EndpointList) -> shapes.EndpointList:
         more: Any = {"errors": 0, "checked_at": "2026-01-31T11:59:00Z"}
-        rows = [cast("protocol.EndpointRow", {**each, **more}) for each in self.state["endpoints"]]
+        rows = [cast("shapes.EndpointRow", {**each, **more}) for each in self.state["endpoints"]]
         return {"endpoints": rows}
 
-    def endpoint_check(self, request: requests.EndpointCheck) -> protocol.EndpointList:
+    def endpoint_check(self, request: requests.EndpointCheck) -> shapes.EndpointList:
         return self.endpoint_list(requests.EndpointList())
 
-    def bandwidth_get(self, request: requests.BandwidthGet) -> protocol.Bandwidth:
+    def bandwidth_get(self, request: requests.BandwidthGet) -> shapes.Bandwidth:
         return {
             "limits": [
                 {
@@ -222,11 +220,11 @@ class FakeControls:
             ]
         }
 
-    def bandwidth_set(self, request: requests.BandwidthSet) -> protocol.Bandwidth:
+    def bandwidth_set(self, request: requests.BandwidthSet) -> shapes.Bandwidth:
         self.asked.append(request)
         return self.bandwidth_get(requests.BandwidthGet())
 
-    def report_list(self, request: requests.ReportList) -> protocol.ReportList:
+    def report_list(self, request: requests.ReportList) -> shapes.ReportList:
         return {
             "reports": [
                 {
@@ -237,10 +235,10 @@ class FakeControls:
             ]
         }  # fmt: skip
 
-    def report_get(self, request: requests.ReportGet) -> protocol.Report:
+    def report_get(self, request: requests.ReportGet) -> shapes.Report:
         if request.id not in ("latest", 1769860000):
             raise UsageError(f"there is no report {request.id}", hint="list them: s5jtctl reports")
-        report: protocol.Report = {
+        report: shapes.Report = {
             "timestamp": "2026-01-31T11:46:40Z", "duration_seconds": 61.5, "files_synced": 1,
             "bytes_transferred": 2**20, "source_size": "1MiB", "s3_objects": 1, "status": "success",
             "tool": "s5jtd", "engine": "s5cmd", "throughput_mbps": 0.02, "source": "s3://archive/",
@@ -262,18 +260,18 @@ class FakeControls:
             ]  # fmt: skip
         return report
 
-    def config_reload(self, request: requests.ConfigReload) -> protocol.Reloaded:
+    def config_reload(self, request: requests.ConfigReload) -> shapes.Reloaded:
         self.asked.append(request)
         given = ["systemd credential cloud"]
         return {
             "result": "reloaded", "changed": ["limits.bandwidth"], "kept": ["state_dir"], "given": given,
         }  # fmt: skip
 
-    def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[protocol.Event | None]:
+    def event_subscribe(self, request: requests.EventSubscribe) -> Iterator[shapes.Event | None]:
         at = request.since if isinstance(request.since, int) else len(self.events) if request.follow else 0
         return self._tell(at, request.follow)
 
-    def _tell(self, at: int, follow: bool) -> Iterator[protocol.Event | None]:
+    def _tell(self, at: int, follow: bool) -> Iterator[shapes.Event | None]:
         self.subscribed.set()
         try:
             while follow or at < len(self.events):

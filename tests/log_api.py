@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from s5jtd import protocol
+from s5jtd import shapes
 from s5jtd.api import run, tls, tokens
 from s5jtd.api.limits import Limits
 from s5jtd.api.server import Server
@@ -38,12 +38,12 @@ class ReportControls(FakeControls):
         self.key = "missions/{number:09}.bin"
         self.fails: S5jtError | None = None  #: what `status` fails with
 
-    def status(self, request: requests.Status) -> protocol.Status:
+    def status(self, request: requests.Status) -> shapes.Status:
         if self.fails is not None:
             raise self.fails
         return super().status(request)
 
-    def report_list(self, request: requests.ReportList) -> protocol.ReportList:
+    def report_list(self, request: requests.ReportList) -> shapes.ReportList:
         if request.job is not None:
             self._job(request.job)
         row = super().report_list(requests.ReportList())["reports"][0]
@@ -54,7 +54,7 @@ class ReportControls(FakeControls):
         ]
         return {"reports": [{**row, "id": epoch} for epoch in inside[: request.limit]]}
 
-    def report_get(self, request: requests.ReportGet) -> protocol.Report:
+    def report_get(self, request: requests.ReportGet) -> shapes.Report:
         if request.id not in self.epochs:
             raise UsageError(f"there is no report {request.id}", hint="list them: s5jtctl reports")
         report = super().report_get(requests.ReportGet(id=1769860000, objects=True))

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from s5jtd import protocol
+from s5jtd import protocol, shapes
 from s5jtd.api import metrics, tokens
 from s5jtd.api.app import PUBLIC
 from s5jtd.api.limits import CLIENTS_MAX, Buckets, client_of
@@ -257,7 +257,7 @@ def test_without_a_daemon_each_answer_says_so_and_the_page_is_still_there(tmp_pa
 class OldControls:
     """A daemon that knows no reports yet."""
 
-    def ping(self, request: object) -> protocol.Pong:
+    def ping(self, request: object) -> shapes.Pong:
         return {"result": "pong"}
 
 
@@ -351,17 +351,17 @@ def test_the_description_holds_every_type_the_daemon_answers_with(api):
     schemas = document["components"]["schemas"]
 
     assert {"Status", "Report", "ReportList", "ReportObject", "PerState", "Error"} <= set(schemas)
-    assert set(schemas["Report"]["properties"]) == set(get_type_hints(protocol.Report))
+    assert set(schemas["Report"]["properties"]) == set(get_type_hints(shapes.Report))
     assert set(re.findall(r"#/components/schemas/(\w+)", str(document))) <= set(schemas)
 
 
 def test_a_type_is_described_as_the_protocol_has_it():
     found: dict[str, Any] = {}
 
-    assert describe(protocol.Volume, found) == {"$ref": "#/components/schemas/Volume"}
+    assert describe(shapes.Volume, found) == {"$ref": "#/components/schemas/Volume"}
     assert found["Volume"]["properties"]["free_bytes"] == {"anyOf": [{"type": "integer"}, {"type": "null"}]}
-    describe(protocol.Report, found)
-    describe(protocol.Status, found)
+    describe(shapes.Report, found)
+    describe(shapes.Status, found)
     assert "last_resync" not in found["Job"]["required"]
     assert not {"objects", "objects_file", "next"} & set(found["Report"]["required"])
     with pytest.raises(TypeError):

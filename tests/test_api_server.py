@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from s5jtd import protocol
+from s5jtd import shapes
 from s5jtd.api import run
 from s5jtd.control import requests
 from tests.appliance import WAIT_SECONDS, until
@@ -198,7 +198,7 @@ class SlowControls(ReportControls):
         self.asked_for = threading.Event()
         self.go = threading.Event()
 
-    def status(self, request: requests.Status) -> protocol.Status:
+    def status(self, request: requests.Status) -> shapes.Status:
         self.asked_for.set()
         self.go.wait(WAIT_SECONDS)
         return super().status(request)

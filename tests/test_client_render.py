@@ -17,7 +17,7 @@ from s5jtctl.status import Level, status, verdict
 from s5jtctl.terminal import Look, failure
 from s5jtctl.text import cut, paint, safe, table, width, wrap
 from s5jtctl.watch import changes, frame
-from s5jtd import protocol
+from s5jtd import shapes
 from s5jtd.control import requests
 from tests.fake_controls import STATUS, FakeControls, per_state
 
@@ -26,7 +26,7 @@ PLAIN = Look(80, colour=False, now=NOW)
 COLOUR = Look(80, colour=True, now=NOW)
 
 
-def troubled() -> protocol.Status:
+def troubled() -> shapes.Status:
     """An appliance at 3 a.m.: one job as it should be, one paused, one blocked, a disk and a link gone."""
     reply = copy.deepcopy(STATUS)
     fine: Any = reply["jobs"][0]
@@ -227,7 +227,7 @@ def test_a_problem_without_words_is_shown_by_its_code():
 # Monitoring.
 
 
-def changed(**parts: Any) -> protocol.Status:
+def changed(**parts: Any) -> shapes.Status:
     reply = copy.deepcopy(STATUS)
     for part, change in parts.items():
         target: Any = reply[part]  # type: ignore[literal-required]

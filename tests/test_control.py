@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from s5jtd import protocol
+from s5jtd import protocol, shapes
 from s5jtd.control import requests
 from s5jtd.control.answer import Answer, answer
 from s5jtd.control.connection import Limits
@@ -218,7 +218,7 @@ def test_a_misspelled_parameter_is_named_with_what_was_meant(controls):
 
 def test_an_error_of_ours_keeps_its_code_hint_and_exit_code():
     class Broken:
-        def ping(self, request: requests.Ping) -> protocol.Pong:
+        def ping(self, request: requests.Ping) -> shapes.Pong:
             raise EndpointDown("http://10.20.1.20", hint="look at the cable")
 
     reply: Any = answer(line("ping", call_id="a"), verbs(Broken()), NOBODY).reply
@@ -236,7 +236,7 @@ def test_an_error_of_ours_keeps_its_code_hint_and_exit_code():
 
 def test_a_bug_in_a_verb_is_logged_and_shows_nobody_a_traceback():
     class Buggy:
-        def ping(self, request: requests.Ping) -> protocol.Pong:
+        def ping(self, request: requests.Ping) -> shapes.Pong:
             raise ZeroDivisionError("secret detail")
 
     with capture_logs() as logs:
@@ -249,7 +249,7 @@ def test_a_bug_in_a_verb_is_logged_and_shows_nobody_a_traceback():
 
 def test_a_verb_that_is_not_built_is_not_found_and_the_others_are_named():
     class OnlyPing:
-        def ping(self, request: requests.Ping) -> protocol.Pong:
+        def ping(self, request: requests.Ping) -> shapes.Pong:
             return {"result": "pong"}
 
     reply: Any = answer(line("job.resync", job="x"), verbs(OnlyPing()), ROOT).reply
@@ -518,7 +518,7 @@ class Slow(FakeControls):
         self.begun = threading.Semaphore(0)
         self.go_on = threading.Event()
 
-    def job_scan(self, request: requests.JobScan) -> protocol.Scan:
+    def job_scan(self, request: requests.JobScan) -> shapes.Scan:
         self.begun.release()
         assert self.go_on.wait(WAIT_SECONDS)
         return super().job_scan(request)
@@ -775,7 +775,7 @@ def test_subscribers_cannot_take_every_place(serve, connect):
 
 def test_a_bug_in_the_events_ends_them_and_says_so(path, connect):
     class Buggy(FakeControls):
-        def _tell(self, at: int, follow: bool) -> Iterator[protocol.Event | None]:
+        def _tell(self, at: int, follow: bool) -> Iterator[shapes.Event | None]:
             yield self.events[0]
             raise ZeroDivisionError
 

@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from s5jtctl.client import Daemon, Failure
-from s5jtd import protocol
+from s5jtd import shapes
 from s5jtd.alarms import Alarms
 from s5jtd.config import JobConfig
 from s5jtd.events import PROBLEMS
@@ -36,7 +36,7 @@ def appliance(tmp_path: Path) -> Iterator[Appliance]:
         yield appliance
 
 
-def problem(appliance: Appliance, code: str) -> protocol.Problem | None:
+def problem(appliance: Appliance, code: str) -> shapes.Problem | None:
     return next((one for one in appliance.status()["problems"] if one["code"] == code), None)
 
 

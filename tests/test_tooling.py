@@ -35,11 +35,11 @@ LEAVES = {
 COMMON = {"s5jtd", "s5jtd.errors", "s5jtd.events", "s5jtd.log", "s5jtd.model", "s5jtd.units"}
 #: What a room may use besides.  A room that is not here puts others together and may use them all.
 MAY_IMPORT = {
-    "s5jtctl": {"s5jtd.protocol"},
-    "s5jtd.api": {"s5jtctl", "s5jtd.metrics", "s5jtd.protocol"},
+    "s5jtctl": {"s5jtd.protocol", "s5jtd.shapes"},
+    "s5jtd.api": {"s5jtctl", "s5jtd.metrics", "s5jtd.protocol", "s5jtd.shapes"},
     "s5jtd.config": set(),
-    "s5jtd.control": {"s5jtd.protocol"},
-    "s5jtd.daemon": {"s5jtd.problems", "s5jtd.protocol", "s5jtd.worker"},
+    "s5jtd.control": {"s5jtd.protocol", "s5jtd.shapes"},
+    "s5jtd.daemon": {"s5jtd.problems", "s5jtd.protocol", "s5jtd.shapes", "s5jtd.worker"},
     "s5jtd.demo": set(),
     "s5jtd.engine": set(),
     "s5jtd.folders": {"s5jtd.engine", "s5jtd.integrity", "s5jtd.s3", "s5jtd.volumes"},
@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "s5jtd.pool": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.volumes", "s5jtd.worker"},
     "s5jtd.problems": set(),
     "s5jtd.provision": {"s5jtd.volumes"},
-    "s5jtd.reports": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.protocol"},
+    "s5jtd.reports": {"s5jtd.ledger", "s5jtd.problems", "s5jtd.protocol", "s5jtd.shapes"},
     "s5jtd.s3": set(),
     "s5jtd.snowball": set(),
     "s5jtd.stages": {
@@ -129,9 +129,7 @@ def test_rooms_import_only_what_their_arrows_allow():
 
 
 def test_leaves_import_nothing_of_ours():
-    inside = {Import("s5jtd.protocol", "s5jtd.shapes")}  # one leaf, in two files
-
-    assert {found for found in own_imports() if found.importer in LEAVES} == inside
+    assert not [found for found in own_imports() if found.importer in LEAVES]
 
 
 def test_the_steps_of_the_road_never_call_each_other():

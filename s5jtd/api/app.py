@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from s5jtd import __version__, protocol
+from s5jtd import __version__, protocol, shapes
 from s5jtd.api import metrics
 from s5jtd.api.desk import Desk
 from s5jtd.api.refusal import Refusal, broken, not_allowed, not_found
@@ -177,13 +177,13 @@ def build(desk: Desk, certificate_ends: datetime) -> FastAPI:
     for what in (Refusal, RequestValidationError, 404, 405, Exception):
         app.add_exception_handler(what, _refused)
     handlers = _Handlers(desk, certificate_ends)
-    one, several = protocol.Report, protocol.ReportList
+    one, several = shapes.Report, shapes.ReportList
     moved = "objects=true: with what it moved."
     routes = [
         _Route("/logs", handlers.logs, "The reports between two epochs, newest first.", several, _MAY_MISS),
         _Route("/log/latest", handlers.latest, f"The newest report; {moved}", one, _MAY_MISS),
         _Route("/log/{epoch}", handlers.log, f"One report; {moved}", one, _MAY_MISS),
-        _Route("/status", handlers.status, "Jobs, volumes, endpoints and problems now.", protocol.Status),
+        _Route("/status", handlers.status, "Jobs, volumes, endpoints and problems now.", shapes.Status),
         _Route("/metrics", handlers.metrics, "The same for Prometheus.", None, (422,)),
         _Route("/healthz", handlers.health, "Whether the API and the daemon answer.", None, (503,)),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import click
 import yaml
 
-from s5jtd import log, protocol
+from s5jtd import log, protocol, shapes
 from s5jtd.demo.compare import Comparison, compare
 from s5jtd.demo.seed import fill, plan
 from s5jtd.demo.servers import DemoServers, DemoSide
@@ -160,7 +160,7 @@ def _running(config: Path, messages: Any) -> Iterator[subprocess.Popen[bytes]]:
             daemon.wait()
 
 
-def _progress(job: protocol.Job) -> str:
+def _progress(job: shapes.Job) -> str:
     objects, rates, eta = job["objects"], job["rates"], job["eta_seconds"]
     total = job_total(objects)
     moved = objects["delivered"]
@@ -172,12 +172,12 @@ def _progress(job: protocol.Job) -> str:
     )
 
 
-def job_total(objects: protocol.PerState) -> int:
+def job_total(objects: shapes.PerState) -> int:
     """All objects of a job."""
     return sum(count for count in objects.values() if isinstance(count, int))
 
 
-def _status(path: Path) -> protocol.Status | None:
+def _status(path: Path) -> shapes.Status | None:
     """Ask the daemon, as anybody may with `nc -U`; None while nobody answers."""
     try:
         with socket.socket(socket.AF_UNIX) as client:

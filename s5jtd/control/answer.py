@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import structlog
 from pydantic import ValidationError
 
-from s5jtd import __version__, protocol
+from s5jtd import __version__, protocol, shapes
 from s5jtd.control.peer import Caller
 from s5jtd.control.requests import Request
 from s5jtd.control.verbs import Access, Verb
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
     reply: dict[str, object] | None  #: None: nothing is to be said
     method: str = ""  #: "" where none was understood
-    events: Iterator[protocol.Event | None] | None = None  #: to be sent on after the reply
+    events: Iterator[shapes.Event | None] | None = None  #: to be sent on after the reply
     refused: bool = False  #: the caller may not do this
 
 
@@ -73,8 +73,8 @@ def answer(line: bytes, table: Mapping[str, Verb], caller: Caller) -> Answer:
     else:
         reply = {"jsonrpc": "2.0", "id": call.id, "result": result}
         if verb.streams:
-            reply["result"] = protocol.Subscribed(result="subscribed")
-            return Answer(reply, name, cast("Iterator[protocol.Event | None]", result))
+            reply["result"] = shapes.Subscribed(result="subscribed")
+            return Answer(reply, name, cast("Iterator[shapes.Event | None]", result))
     return Answer(None if call.notification else reply, name, refused=refused)
 
 
@@ -241,6 +241,6 @@ def _reply(
     end: Exit = Exit.FAILED,
     rpc: RpcCode = RpcCode.FAILED,
 ) -> dict[str, object]:
-    data = protocol.ErrorData(code=code, hint=hint, exit=int(end))
-    error = protocol.Error(code=int(rpc), message=message, data=data)
+    data = shapes.ErrorData(code=code, hint=hint, exit=int(end))
+    error = shapes.Error(code=int(rpc), message=message, data=data)
     return {"jsonrpc": "2.0", "id": call_id, "error": error}

@@ -25,7 +25,7 @@ from s5jtd.control.presence import serving
 from s5jtd.control.socketfile import SocketFile
 from s5jtd.control.verbs import Verb
 from s5jtd.errors import S5jtError
-from s5jtd.protocol import Event, EventEnd
+from s5jtd.shapes import Event, EventEnd
 
 log = structlog.get_logger()
 

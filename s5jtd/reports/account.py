@@ -9,7 +9,7 @@ from enum import StrEnum
 from s5jtd.ledger.passes import Arrival, Looks, OpenPass
 from s5jtd.ledger.states import State
 from s5jtd.model import Evidence, printable
-from s5jtd.protocol import Report, ReportObject
+from s5jtd.shapes import Report, ReportObject
 from s5jtd.units import format_bytes
 
 MEGABYTE = 1_000_000

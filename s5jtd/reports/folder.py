@@ -19,7 +19,7 @@ from typing import IO, Any, Final, cast
 
 from s5jtd.errors import UsageError
 from s5jtd.ledger.files import install, make_folder, scratch, sync_folder
-from s5jtd.protocol import Report, ReportObject, ReportRow
+from s5jtd.shapes import Report, ReportObject, ReportRow
 
 #: Objects in one gzip member.
 MEMBER_OBJECTS: Final = 1000

@@ -17,9 +17,9 @@ from s5jtd.ledger.files import free_bytes
 from s5jtd.ledger.passes import OpenPass, Passes
 from s5jtd.ledger.upkeep import INTAKE_BYTES
 from s5jtd.problems import Problems
-from s5jtd.protocol import ReportObject
 from s5jtd.reports.account import Cause, Tally, compose, worth
 from s5jtd.reports.folder import ReportFolder
+from s5jtd.shapes import ReportObject
 
 log = structlog.get_logger(__name__)
 
