@@ -176,6 +176,29 @@ def demo(size: str, keep: bool) -> None:
     sys.exit(perform(size, keep=keep))
 
 
+@main.command()
+@click.option("--large", metavar="SIZE", default="512MiB", show_default=True, help="In objects of 64 MiB.")
+@click.option(
+    "--small", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Objects of 16 KiB."
+)
+@click.option("--rounds", type=click.IntRange(1, 20), default=1, show_default=True, help="The median counts.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def benchmark(large: str, small: int, rounds: int, as_json: bool) -> None:
+    """Compare with s5cmd, aws and rclone on this machine.
+
+    Each moves the same objects from one server on this machine over its disk to another, by turns; aws and
+    rclone where they are installed.  It needs no configuration and no network, and leaves nothing behind.
+
+    \b
+    Examples:
+      s5jtd benchmark
+      s5jtd benchmark --large 4GiB --small 20000 --rounds 3 --json
+    """
+    from s5jtd.commands.benchmark import benchmark as perform
+
+    sys.exit(perform(large, small, rounds, as_json=as_json))
+
+
 @main.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--with-secrets", is_flag=True, help="Copy keys too, instead of naming where they go.")
