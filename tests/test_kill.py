@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from s5jtd.ledger.store import Ledger
+from s5jtd.link.tuning import WORKERS_USUAL
 from tests.appliance import some_objects, until
 from tests.nursery import why_not_watched
 from tests.powercut import JOB, Round, Site
@@ -89,7 +90,9 @@ def test_a_volume_that_goes_in_mid_chunk_holds_nobody_up_and_is_taken_up_when_it
     assert {"delivered": len(MANY)} == appliance.settled()
     until(lambda: not struck.left_behind(), "empty volumes")
     assert struck.differences() == []
-    assert max(struck.new_puts().values()) == 1
+    again = [puts for puts in struck.new_puts().values() if puts > 1]
+    assert again in ([], [2] * len(again))  # what was under way when the volume went was cut off
+    assert len(again) <= 2 * WORKERS_USUAL
 
 
 def _staged_elsewhere(struck: Site) -> int:
