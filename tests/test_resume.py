@@ -122,3 +122,25 @@ def test_where_no_part_ever_gets_through_they_become_smaller(
     with contextlib.closing(moto.boto()) as boto:
         assert boto.head_object(Bucket=there, Key="large", PartNumber=1)["ContentLength"] == 5 * MIB
     assert row["evidence"] == "etag"
+
+
+def test_what_breaks_off_again_and_again_goes_in_parts_though_it_is_not_large(
+    appliance: Appliance, moto: Server, body: bytes
+) -> None:
+    here, there = moto.new_bucket(), moto.new_bucket()
+    middling = body[: 36 * MIB]
+    moto.fill(here, {b"middling": middling, b"small": b"x"})
+    with Chaos(moto.url) as up:
+        up.add(Reset(20 * MIB, method="PUT", side="request"))
+        appliance.configure(
+            job(moto, here, dataclasses.replace(moto, url=up.url), there, resume_above="256MiB")
+        )
+        appliance.start()
+        assert appliance.settled() == {"delivered": 2}
+        rows = appliance.ask("object.list", job="archive")["objects"]
+        appliance.stop()
+
+    assert digests({b"middling": middling, b"small": b"x"}) == contents(moto, there)
+    with contextlib.closing(moto.boto()) as boto:
+        assert boto.head_object(Bucket=there, Key="middling", PartNumber=1)["ContentLength"] == 8 * MIB
+    assert [row["evidence"] for row in rows] == ["etag", "etag"]

@@ -31,7 +31,7 @@ class Begun:
     key: bytes  #: at the destination
     part_size: int
     parts: Mapping[int, Part] = field(default_factory=dict)
-    failures: int = 0  #: attempts that came to nothing since
+    failures: int = 0  #: attempts that came to nothing since the last part was taken in
 
 
 @patient
@@ -87,7 +87,8 @@ class Unfinished:
             self._db.reading()
             .execute(
                 "SELECT id, upload_id, key, part_size, (SELECT count(*) FROM failures AS f"
-                " WHERE f.object_id = u.object_id AND f.at_ms >= u.began_at_ms) FROM uploads AS u"
+                " WHERE f.object_id = u.object_id AND f.at_ms >= coalesce(u.part_at_ms, u.began_at_ms))"
+                " FROM uploads AS u"
                 " WHERE object_id = ? AND size = ? AND etag = ? ORDER BY id DESC LIMIT 1",
                 (item.id, item.size, item.etag),
             )
@@ -100,6 +101,11 @@ class Unfinished:
         )
         held = {number: Part(etag, crc) for number, etag, crc in parts}
         return Begun(row[0], row[1], row[2], row[3], held, row[4])
+
+    def failed_pushes(self, item: Item) -> int:
+        """How often a push of an object came to nothing."""
+        asked = "SELECT count(*) FROM failures WHERE object_id = ? AND step = 'push'"
+        return int(self._db.reading().execute(asked, (item.id,)).fetchone()[0])
 
     def begin(self, job_id: int, item: Item, key: bytes, upload_id: str, part_size: int) -> int:
         """An upload was begun for an object; its id here."""
@@ -123,6 +129,8 @@ class Unfinished:
                 " crc64nvme = excluded.crc64nvme",
                 (upload, number, part.etag, part.crc64nvme),
             )
+            now = int(self._clock() * 1000)
+            sql.execute("UPDATE uploads SET part_at_ms = ? WHERE id = ?", (now, upload))
 
     def end(self, upload: int) -> None:
         """There is no such upload any more."""

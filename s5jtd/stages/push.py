@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -39,7 +39,7 @@ from s5jtd.stages.failures import (
 )
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job, batch_path
-from s5jtd.stages.resuming import UploadBook, is_large
+from s5jtd.stages.resuming import UploadBook
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
 from s5jtd.volumes.volume import Volume, VolumeState
@@ -188,7 +188,8 @@ class Push:
             if left:
                 found = partial(self._meter.found, job.id, Direction.PUSH, thread=threading.get_ident())
                 book = UploadBook(self._unfinished, job, left, found)
-                left = {name: replace(item, part_size=book.part_size(name)) for name, item in left.items()}
+                lasting = {name for name in left if book.goes_on(name)}
+                left |= {name: replace(left[name], part_size=book.part_size(name)) for name in lasting}
                 run = self._send(
                     job,
                     folder,
@@ -196,6 +197,7 @@ class Push:
                     endpoint,
                     takes=takes or {},
                     book=book,
+                    lasting=lasting,
                     remote=remote,
                     outcomes=outcomes,
                     beat=beat,
@@ -273,11 +275,15 @@ class Push:
         *,
         takes: Mapping[int, Belongings],
         book: UploadBook,
+        lasting: Collection[str],
         remote: Remote,
         outcomes: dict[str, Outcome],
         beat: Callable[[], None],
     ) -> Run:
-        """Send the objects, by the names of their files; what the engine says of each is in `outcomes`."""
+        """Send the objects, by the names of their files; what the engine says of each is in `outcomes`.
+
+        What the destination takes in of the `lasting` ones is built on later.
+        """
 
         def on_progress(moved: int) -> None:
             beat()
@@ -297,7 +303,7 @@ class Push:
             own = stamped(job, takes.get(item.id, NO_BELONGINGS))
             key = job.destination_key(item.key)
             return Transfer(
-                name, key, item.size, item.part_size, own, resumable=is_large(job, item),
+                name, key, item.size, item.part_size, own, resumable=name in lasting,
             )  # fmt: skip
 
         run = self._engine.run(

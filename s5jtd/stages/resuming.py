@@ -25,8 +25,12 @@ _PART_BYTES_MIN: Final = 8 * MIB
 _PARTS_MAX: Final = 5000
 #: ... and no fewer, if they are larger than that: the two that a break cuts off are 3 % of the object then.
 _PARTS_MIN: Final = 64
-#: So many attempts that brought not one part are no chance.
-_FAILURES_IN_VAIN: Final = 2
+#: So many attempts in a row that brought not one part are no chance; the first may have brought some before.
+_FAILURES_IN_VAIN: Final = 3
+#: A smaller object than a large one also goes on in the middle once its push broke off so often ...
+_BROKE_OFF_TIMES: Final = 3
+#: ... if it has more than this: a line that breaks sooner than all of it is through would never take it.
+_WHOLE_BYTES: Final = 16 * MIB
 #: After these nothing that came so far can be built on, or there is no room for more.
 _FINAL: Final = frozenset({Failure.GONE, Failure.CHANGED, Failure.SPACE, Failure.LOCAL})
 
@@ -55,12 +59,13 @@ def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
 def part_bytes_now(item: Item, usual: int, begun: Begun | None) -> int:
     """In parts of which size an upload goes on, or begins.
 
-    On a line that holds for a minute a part that takes longer would be begun for ever: where attempts failed
-    and not one part was taken in, the parts are made smaller.
+    On a line that holds for a minute a part that takes longer would be begun for ever: where attempts in a
+    row bring no part, the parts are made smaller; unless too much would have to come again.
     """
     if begun is None:
         return usual
-    if begun.parts or begun.failures < _FAILURES_IN_VAIN:
+    is_much = len(begun.parts) * begun.part_size > item.size // 4
+    if is_much or begun.failures < _FAILURES_IN_VAIN:
         return begun.part_size
     smaller = max(begun.part_size // 4, PART_BYTES_MIN)
     return sane_upload_part_size(item.size, "", None, smaller, single_put_max=0)
@@ -111,12 +116,19 @@ class UploadBook:
         #: The names of those of which the destination took something in.
         self.gained: set[str] = set()
 
-    def part_size(self, name: str) -> int | None:
-        """In parts of which size an object goes now, if it goes in parts."""
+    def goes_on(self, name: str) -> bool:
+        """Whether what the destination takes in of an object is built on, should this push break off."""
         item = self._items[name]
-        if item.part_size is None or not is_large(self._job, item):
-            return item.part_size
-        return part_bytes_now(item, item.part_size, self._books.upload(item))
+        if is_large(self._job, item):
+            return True
+        may = item.size > _WHOLE_BYTES and self._job.destination.folder is None
+        return may and self._books.failed_pushes(item) >= _BROKE_OFF_TIMES
+
+    def part_size(self, name: str) -> int | None:
+        """In parts of which size an object goes that goes on, if it goes in parts."""
+        item = self._items[name]
+        usual = item.part_size if is_large(self._job, item) else part_bytes(self._job, item, item.part_size)
+        return None if usual is None else part_bytes_now(item, usual, self._books.upload(item))
 
     def recall(self, name: str) -> Upload | None:
         """See `Uploads.recall`."""
