@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 import yaml
@@ -180,8 +180,8 @@ def _by_s5jtd(road: Road) -> None:
         "volumes": [str(road.folder / "volume")],
         "jobs": [{
             "name": "benchmark",
-            "source": {**_side(road.source), "prefix": f"{road.load.name}/"},
-            "destination": {**_side(road.destination), "prefix": road.prefix},
+            "source": {**road.source.configured(), "prefix": f"{road.load.name}/"},
+            "destination": {**road.destination.configured(), "prefix": road.prefix},
             "preserve": [],  # nor do the others carry tags and metadata
         }],
     }  # fmt: skip
@@ -222,11 +222,6 @@ def _by_rclone(road: Road) -> None:
 
 def _named(place: str, scheme: str) -> str:
     return place if place.startswith("/") else scheme + place
-
-
-def _side(side: DemoSide) -> dict[str, Any]:
-    keys = {"access_key_id": side.access_key, "secret_access_key": side.secret_key}
-    return {"bucket": side.bucket, "endpoints": [side.url], "credentials": keys}
 
 
 def _keys(side: DemoSide) -> dict[str, str]:

@@ -113,21 +113,17 @@ def _configure(folder: Path, source: DemoSide, destination: DemoSide) -> Path:
         "runtime_dir": str(folder / "run"),
         "volumes": [str(volume) for volume in volumes],
         "jobs": [
-            {"name": JOB, "source": _side(source), "destination": {**_side(destination), "prefix": "copy/"}}
+            {
+                "name": JOB,
+                "source": source.configured(),
+                "destination": {**destination.configured(), "prefix": "copy/"},
+            }
         ],
     }
     path = folder / "config.yaml"
     path.touch(mode=0o600)
     path.write_text(yaml.safe_dump(config, sort_keys=False))
     return path
-
-
-def _side(side: DemoSide) -> dict[str, Any]:
-    return {
-        "bucket": side.bucket,
-        "endpoints": [side.url],
-        "credentials": {"access_key_id": side.access_key, "secret_access_key": side.secret_key},
-    }
 
 
 def _transfer(config: Path, folder: Path) -> tuple[int, float]:

@@ -47,6 +47,11 @@ class DemoSide:
     bucket: str
     requests_file: Path
 
+    def configured(self) -> dict[str, Any]:
+        """Return the side of a job as a configuration has it; its keys open nothing else."""
+        keys = {"access_key_id": self.access_key, "secret_access_key": self.secret_key}
+        return {"bucket": self.bucket, "endpoints": [self.url], "credentials": keys}
+
     def client(self, connections: int = 10) -> Any:
         """Return a boto3 client; it shares no code with the daemon's own way to S3."""
         config = Config(
