@@ -425,6 +425,9 @@ def test_a_full_state_folder_stops_intake_not_deliveries_and_ends_nothing(
         appliance.ask("job.pause", job="archive", side="destination")
         until(lambda: appliance.counted() == {"staged": 60}, "everything staged")
         until((state / "ballast").exists, "the ballast")
+        # A WAL that was written and not cut is room of its own: sixty deliveries fit into it.
+        appliance.ask("job.pause", job="archive")
+        until(lambda: (state / "ledger.db-wal").stat().st_size == 0, "a WAL that is cut")
 
         fill_up(state)
         until(lambda: "ledger_disk_full" in codes(appliance), "the problem")

@@ -106,6 +106,7 @@ class Database:
         if intake and (why := self.intake_stopped) is not None:
             raise IntakeStopped(why.detail, hint=why.hint)
         with self._lock, told_plainly(self.path):
+            before = self._writer.total_changes
             try:
                 self._writer.execute("BEGIN IMMEDIATE")
                 yield self._writer
@@ -118,7 +119,8 @@ class Database:
                 ):  # a dead disk refuses this too; the first error tells
                     self._writer.rollback()
                 raise
-            self.commits += 1
+            # A worker that asks for work and finds none has written nothing.
+            self.commits += self._writer.total_changes != before
 
     @contextlib.contextmanager
     def unguarded(self) -> Iterator[sqlite3.Connection]:
