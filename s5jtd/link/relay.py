@@ -164,8 +164,12 @@ class Relay:
         tasks: set[asyncio.Task[None]] = set()
         try:
             while True:
+                # Accepted between two waits: `sock_accept` loses who came in the moment of a cancellation.
+                await _readable(listener)
                 try:
-                    client, _ = await loop.sock_accept(listener)
+                    client, _ = listener.accept()
+                except BlockingIOError:
+                    continue
                 except OSError:  # no descriptor is free, or whoever came has gone
                     await asyncio.sleep(0.1)
                     continue
