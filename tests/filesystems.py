@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.appliance import until
+
 MIB = 1 << 20
 
 #: What mkfs accepts at least, in bytes; the images are sparse.
@@ -44,11 +46,17 @@ class LoopVolume:
         self.image = image
         self.path = path  #: where it is mounted
         self.device = ""  #: e.g. "/dev/loop0"
+        self._without_power = False
 
     def mount(self, *options: str) -> None:
         """Mount it; after a power cut this replays the file system's journal, as a reboot would."""
         if not self.device:
             self.device = _run("losetup", "--find", "--show", str(self.image)).strip()
+        if self._without_power:
+            # The kernel would give back the one that has none, while another test's mount namespace has it.
+            alive = Path("/sys/fs", self.kind, Path(self.device).name)
+            until(lambda: not alive.exists(), f"the end of the file system on {self.device}")
+            self._without_power = False
         _run("mount", "-t", self.kind, "-o", ",".join(("noatime", *options)), self.device, str(self.path))
 
     def remount(self, *options: str) -> None:
@@ -83,6 +91,7 @@ class LoopVolume:
             fcntl.ioctl(fd, _SHUTDOWN, struct.pack("=I", _WITHOUT_FLUSHING_THE_LOG))
         finally:
             os.close(fd)
+        self._without_power = True
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
