@@ -178,7 +178,9 @@ class App:
             self._hire_scanner(job)
             self._hire_comparer(job)
         self.budget = Budget(lambda: self.config.limits, self.ledger.views)
-        self._plan = Plan(self.job_list, self.ledger, self.pool, self.bell, self.budget, self.tuner)
+        self._plan = Plan(
+            self.job_list, self.ledger, self.pool, self.bell, self.budget, self.tuner, self.unfinished
+        )
         self.hire_one(self._plan, critical=True)
         self.hire_one(
             Upkeep(self.ledger, self._ballast, self.problems, self.bell, self.ending), critical=False

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from s5jtd.ledger.rows import Item
+from s5jtd.ledger.unfinished import Begun, Part
+from s5jtd.stages.resuming import part_bytes_now
 from tests.appliance import Appliance, contents, digests, side, until
-from tests.chaos import Chaos, Reset, Silence
+from tests.chaos import Chaos, Request, Reset, Silence, by_s5cmd
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -126,23 +129,44 @@ def test_where_no_part_ever_gets_through_they_become_smaller(
     assert row["evidence"] == "etag"
 
 
-def test_what_breaks_off_again_and_again_goes_in_parts_though_it_is_not_large(
+def goes_on(request: Request) -> bool:
+    """Whether our own engine asks for the rest of a range."""
+    start = request.headers.find("Range").removeprefix("bytes=").partition("-")[0]
+    return not by_s5cmd(request) and bool(start) and int(start) % (16 * MIB) > 0
+
+
+def test_what_breaks_off_again_and_again_goes_on_where_it_was_though_it_is_not_large(
     appliance: Appliance, moto: Server, body: bytes
 ) -> None:
     here, there = moto.new_bucket(), moto.new_bucket()
     middling = body[: 36 * MIB]
     moto.fill(here, {b"middling": middling, b"small": b"x"})
-    with Chaos(moto.url) as up:
+    with Chaos(moto.url) as down, Chaos(moto.url) as up:
+        down.add(Reset(MIB // 2, method="GET", key="middling"))
+        down.add(Reset(0, where=goes_on, nth=range(1, 3)))
         up.add(Reset(20 * MIB, method="PUT", side="request"))
-        appliance.configure(
-            job(moto, here, dataclasses.replace(moto, url=up.url), there, resume_above="256MiB")
-        )
+        proxied = dataclasses.replace(moto, url=down.url), dataclasses.replace(moto, url=up.url)
+        appliance.configure(job(proxied[0], here, proxied[1], there, resume_above="256MiB"))
         appliance.start()
         assert appliance.settled() == {"delivered": 2}
         rows = appliance.ask("object.list", job="archive")["objects"]
         appliance.stop()
 
+    assert appliance.events("chunk_put_off")
     assert digests({b"middling": middling, b"small": b"x"}) == contents(moto, there)
     with contextlib.closing(moto.boto()) as boto:
         assert boto.head_object(Bucket=there, Key="middling", PartNumber=1)["ContentLength"] == 8 * MIB
     assert [row["evidence"] for row in rows] == ["etag", "etag"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "failures", "goes_on_in"),
+    [(0, 2, 64), (0, 3, 16), (9, 3, 64), (9, 5, 64), (9, 6, 16)],
+)
+def test_parts_become_smaller_sooner_or_later_whatever_has_come(
+    parts: int, failures: int, goes_on_in: int
+) -> None:
+    item = Item(1, b"key", 1024 * MIB, "e", 0, 1)
+    begun = Begun(1, "u", b"key", 64 * MIB, {n: Part("e") for n in range(parts)}, failures)
+
+    assert part_bytes_now(item, 64 * MIB, begun) == goes_on_in * MIB

@@ -12,6 +12,7 @@ import pytest
 
 from s5jtd.config.schema import Chunk, Limits
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.link.tuning import Tuner
 from s5jtd.model import Listed
 from s5jtd.pool import Pool
@@ -84,10 +85,18 @@ class Site:
         config = SimpleNamespace(
             chunk=Chunk(objects=1000, bytes=64 * MIB), order="key", mode="staged", resume_above=GIB
         )
-        link = SimpleNamespace(endpoints=SimpleNamespace(available=lambda: True, all=list))
+        link = SimpleNamespace(folder=None, endpoints=SimpleNamespace(available=lambda: True, all=list))
         self.job = Job(job_id, cast("Any", config), cast("Any", link), cast("Any", link))
         budget = Budget(Limits, self.ledger.views)
-        self.planner = Plan(lambda: [self.job], self.ledger, self.pool, Bell(), budget, Tuner())
+        self.planner = Plan(
+            lambda: [self.job],
+            self.ledger,
+            self.pool,
+            Bell(),
+            budget,
+            Tuner(),
+            Unfinished(self.ledger.database),
+        )
 
     def admit(self, count: int) -> None:
         self.ledger.admit(

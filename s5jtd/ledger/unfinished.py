@@ -6,12 +6,15 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from s5jtd.ledger.database import Clock, Database
 from s5jtd.ledger.moves import move_chunk
 from s5jtd.ledger.patience import OnBlocked, give_up, patient
 from s5jtd.ledger.rows import Chunk, Item, Returned
 from s5jtd.ledger.states import ChunkState, State
+
+_ASKED_AT_A_TIME: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +105,18 @@ class Unfinished:
         held = {number: Part(etag, crc) for number, etag, crc in parts}
         return Begun(row[0], row[1], row[2], row[3], held, row[4])
 
-    def failed_pushes(self, item: Item) -> int:
-        """How often a push of an object came to nothing."""
-        asked = "SELECT count(*) FROM failures WHERE object_id = ? AND step = 'push'"
-        return int(self._db.reading().execute(asked, (item.id,)).fetchone()[0])
+    def broke_off(self, items: Sequence[Item], step: Literal["pull", "push"], times: int) -> frozenset[int]:
+        """The ids of those that failed so often at a step; what a volume failed at does not count."""
+        found: set[int] = set()
+        for start in range(0, len(items), _ASKED_AT_A_TIME):
+            these = [item.id for item in items[start : start + _ASKED_AT_A_TIME]]
+            rows = self._db.reading().execute(
+                f"SELECT object_id FROM failures WHERE object_id IN ({', '.join('?' * len(these))})"
+                " AND step = ? AND code NOT LIKE 'volume_%' GROUP BY object_id HAVING count(*) >= ?",
+                (*these, step, times),
+            )
+            found.update(row[0] for row in rows)
+        return frozenset(found)
 
     def begin(self, job_id: int, item: Item, key: bytes, upload_id: str, part_size: int) -> int:
         """An upload was begun for an object; its id here."""

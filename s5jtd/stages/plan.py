@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -11,12 +11,14 @@ from s5jtd.errors import LostRace, VolumeError
 from s5jtd.ledger.rows import Item
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
+from s5jtd.ledger.unfinished import Unfinished
 from s5jtd.link.tuning import Lane, Portion, Tuner
 from s5jtd.model import Direction
 from s5jtd.pool import Pool
 from s5jtd.stages import spread
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
+from s5jtd.stages.resuming import lasting
 from s5jtd.volumes import space
 from s5jtd.volumes.volume import Volume
 from s5jtd.worker import Bell
@@ -61,13 +63,13 @@ def place(
     limit: Limits,
     usable_bytes: int,
     allowed_bytes: int | None = None,
-    alone_above: int | None = None,
+    alone: Collection[int] = (),
 ) -> list[Item]:
     """The objects of the next chunk: in order, as far as limits and space allow.
 
     One that does not fit is passed over and not waited for: a huge object must not hold back the
-    small ones behind it.  An object above the limit travels alone, and one
-    above `alone_above`, which may have to wait half way.  One that failed before travels
+    small ones behind it.  An object above the limit travels alone, and so do
+    those whose ids are in `alone`, which may have to wait half way.  One that failed before travels
     in ever smaller company, so that what brings a batch down is soon found alone.
     """
     chosen: list[Item] = []
@@ -79,7 +81,7 @@ def place(
             break
         fits = used + space.footprint(item.size) <= usable_bytes
         fits = fits and (allowed_bytes is None or size + item.size <= allowed_bytes)
-        is_loner = alone_above is not None and item.size > alone_above
+        is_loner = item.id in alone
         if not fits or (chosen and (is_loner or size + item.size > limit.bytes)):
             continue
         chosen.append(item)
@@ -105,8 +107,10 @@ class Plan:
         bell: Bell,
         budget: Budget,
         tuner: Tuner,
+        unfinished: Unfinished,
     ) -> None:
         """`jobs` tells which jobs there are now, `budget` what they may still take up."""
+        self._unfinished = unfinished
         self._tuner = tuner
         self._jobs = jobs
         self._budget = budget
@@ -197,7 +201,8 @@ class Plan:
             if self._park_giants(job, candidates):
                 return True
             allowed, name = self._budget.allowance(job)
-            chosen = place(candidates, limit, lane.usable_bytes, allowed, job.config.resume_above)
+            alone = lasting(self._unfinished, job, candidates, Direction.PULL)
+            chosen = place(candidates, limit, lane.usable_bytes, allowed, alone)
             job.held = self._budget.held(candidates, allowed, name)
             if not chosen:
                 return False

@@ -48,7 +48,7 @@ from s5jtd.stages.failures import (
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
-from s5jtd.stages.resuming import is_large, put_off
+from s5jtd.stages.resuming import lasting, put_off
 from s5jtd.volumes import chunks
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
@@ -70,6 +70,7 @@ class _Work:
     check: StagedCheck
     by_name: dict[str, Item]
     beat: Callable[[], None]
+    last: frozenset[int] = frozenset()  #: the ids of those that go on where they break off
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     blamed: frozenset[str] = frozenset()  #: see `failures.weigh`
     checks: dict[str, Future[Settled]] = field(default_factory=dict)
@@ -187,6 +188,7 @@ class Pull:
             work = _Work(
                 job, chunk, folder, StagedCheck(job, endpoint.client, self.volume.readers),
                 {file_name(item.id): item for item in items}, beat,
+                lasting(self._unfinished, job, items, Direction.PULL),
             )  # fmt: skip
             lane = Lane(job.id, Direction.PULL)
             self._meter.found(job.id, Direction.PULL, _left_of(work), threading.get_ident())
@@ -197,7 +199,7 @@ class Pull:
             run = self._engine.run(
                 Batch(
                     Direction.PULL, remote,
-                    tuple(_transfer(job, name, item) for name, item in work.by_name.items()),
+                    tuple(_transfer(work, name, item) for name, item in work.by_name.items()),
                     folder.data_fd, batch_path(folder.fd, "pull.batch"), choice.workers, choice.parts,
                     range_bytes=choice.range_bytes, preference=job.config.engine,
                 ),
@@ -228,9 +230,9 @@ class Pull:
         return not any(outcome.failure is Failure.SPACE for outcome in work.outcomes.values())
 
     def _waits(self, work: _Work, settled: Sequence[Settled]) -> bool:
-        """Whether a large object's chunk was put off, to go on from where the transfer broke off."""
+        """Whether a lasting object's chunk was put off, to go on from where the transfer broke off."""
         one = settled[0]
-        if len(settled) > 1 or not isinstance(one, Returned) or not is_large(work.job, one.item):
+        if len(settled) > 1 or not isinstance(one, Returned) or one.item.id not in work.last:
             return False
         name = file_name(one.item.id)
         if name in work.checks:  # all of it came, and it was not what it should be
@@ -344,12 +346,16 @@ class Pull:
 
     def _keeps(self, job: Job, chunk: Chunk, items: Sequence[Item], returned: Returned) -> bool:
         """Put a chunk off as an earlier run left it, if it left anything to build on."""
-        if len(items) > 1 or not is_large(job, items[0]):
+        if not self._lasts(job, items):
             return False
         with contextlib.suppress(OSError, Busy), ChunkFolder(self.volume.fd, chunk.name) as folder:
             is_whole = folder.holds(file_name(items[0].id), items[0].size)
             return not is_whole and put_off(self._unfinished, job, chunk, folder, returned, None)
         return False
+
+    def _lasts(self, job: Job, items: Sequence[Item]) -> bool:
+        """Whether this is one object alone, of which half is worth keeping."""
+        return len(items) == 1 and bool(lasting(self._unfinished, job, items, Direction.PULL))
 
     def _give_back(
         self, chunk: Chunk, items: Sequence[Item], code: str, message: str, later: int = 0
@@ -395,7 +401,7 @@ class Pull:
 
     def _goes_on(self, job: Job, chunk: Chunk, items: Sequence[Item]) -> bool:
         """Whether a chunk has half of a large object and waits with it for its turn."""
-        if len(items) > 1 or not is_large(job, items[0]):
+        if not self._lasts(job, items):
             return False
         if chunk.state is ChunkState.PLANNED:  # it was put off, or never begun: no attempt was under way
             return True
@@ -438,13 +444,13 @@ def _left_of(work: _Work) -> int:
     return sum(
         unfinished(work.folder.data_fd, name, item.size)
         for name, item in work.by_name.items()
-        if is_large(work.job, item)
+        if item.id in work.last
     )
 
 
-def _transfer(job: Job, name: str, item: Item) -> Transfer:
+def _transfer(work: _Work, name: str, item: Item) -> Transfer:
     # What failed before may have failed for its ranges, as from a server that knows none.
-    return Transfer(name, item.key, item.size, resumable=is_large(job, item), whole=item.attempts > 1)
+    return Transfer(name, item.key, item.size, resumable=item.id in work.last, whole=item.attempts > 1)
 
 
 def _or_park(job: Job, returned: Returned, *, alone: bool, is_blamed: bool = False) -> Returned:

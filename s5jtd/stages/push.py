@@ -39,7 +39,7 @@ from s5jtd.stages.failures import (
 )
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job, batch_path
-from s5jtd.stages.resuming import UploadBook
+from s5jtd.stages.resuming import UploadBook, lasting
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
 from s5jtd.volumes.volume import Volume, VolumeState
@@ -188,8 +188,12 @@ class Push:
             if left:
                 found = partial(self._meter.found, job.id, Direction.PUSH, thread=threading.get_ident())
                 book = UploadBook(self._unfinished, job, left, found)
-                lasting = {name for name in left if book.goes_on(name)}
-                left |= {name: replace(left[name], part_size=book.part_size(name)) for name in lasting}
+                last = lasting(self._unfinished, job, list(left.values()), Direction.PUSH)
+                left |= {
+                    name: replace(item, part_size=book.part_size(name))
+                    for name, item in left.items()
+                    if item.id in last
+                }
                 run = self._send(
                     job,
                     folder,
@@ -197,7 +201,7 @@ class Push:
                     endpoint,
                     takes=takes or {},
                     book=book,
-                    lasting=lasting,
+                    last=last,
                     remote=remote,
                     outcomes=outcomes,
                     beat=beat,
@@ -275,14 +279,14 @@ class Push:
         *,
         takes: Mapping[int, Belongings],
         book: UploadBook,
-        lasting: Collection[str],
+        last: Collection[int],
         remote: Remote,
         outcomes: dict[str, Outcome],
         beat: Callable[[], None],
     ) -> Run:
         """Send the objects, by the names of their files; what the engine says of each is in `outcomes`.
 
-        What the destination takes in of the `lasting` ones is built on later.
+        What the destination takes in of those whose ids are in `last` is built on later.
         """
 
         def on_progress(moved: int) -> None:
@@ -303,7 +307,7 @@ class Push:
             own = stamped(job, takes.get(item.id, NO_BELONGINGS))
             key = job.destination_key(item.key)
             return Transfer(
-                name, key, item.size, item.part_size, own, resumable=name in lasting,
+                name, key, item.size, item.part_size, own, resumable=item.id in last,
             )  # fmt: skip
 
         run = self._engine.run(

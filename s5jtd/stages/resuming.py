@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
 
 from s5jtd.engine.contract import Failure, Outcome, Upload
 from s5jtd.engine.language import PART_BYTES_MIN
@@ -13,7 +13,7 @@ from s5jtd.engine.parts import unfinished
 from s5jtd.integrity.evidence import sane_upload_part_size
 from s5jtd.ledger.rows import Chunk, Item, Returned
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
-from s5jtd.model import Side
+from s5jtd.model import Direction, Side
 from s5jtd.stages.job import Job
 from s5jtd.volumes import space
 from s5jtd.volumes.chunks import ChunkFolder, file_name
@@ -27,7 +27,7 @@ _PARTS_MAX: Final = 5000
 _PARTS_MIN: Final = 64
 #: So many attempts in a row that brought not one part are no chance; the first may have brought some before.
 _FAILURES_IN_VAIN: Final = 3
-#: A smaller object than a large one also goes on in the middle once its push broke off so often ...
+#: A smaller object than a large one also goes on in the middle once its transfer broke off so often ...
 _BROKE_OFF_TIMES: Final = 3
 #: ... if it has more than this: a line that breaks sooner than all of it is through would never take it.
 _WHOLE_BYTES: Final = 16 * MIB
@@ -38,6 +38,17 @@ _FINAL: Final = frozenset({Failure.GONE, Failure.CHANGED, Failure.SPACE, Failure
 def is_large(job: Job, item: Item) -> bool:
     """Whether an object is worth going on with in the middle: it travels alone then, and natively."""
     return item.size > job.config.resume_above
+
+
+def lasting(books: Unfinished, job: Job, items: Sequence[Item], direction: Direction) -> frozenset[int]:
+    """The ids of those that go on where they break off: large ones, and those that broke off often."""
+    large = {item.id for item in items if is_large(job, item)}
+    side = job.source if direction is Direction.PULL else job.destination
+    if side.folder is not None:
+        return frozenset(large)
+    middling = [item for item in items if item.size > _WHOLE_BYTES and item.id not in large]
+    step: Literal["pull", "push"] = "pull" if direction is Direction.PULL else "push"
+    return books.broke_off(middling, step, _BROKE_OFF_TIMES) | large
 
 
 def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
@@ -60,12 +71,12 @@ def part_bytes_now(item: Item, usual: int, begun: Begun | None) -> int:
     """In parts of which size an upload goes on, or begins.
 
     On a line that holds for a minute a part that takes longer would be begun for ever: where attempts in a
-    row bring no part, the parts are made smaller; unless too much would have to come again.
+    row bring no part, the parts are made smaller; later, where much would have to come again.
     """
     if begun is None:
         return usual
     is_much = len(begun.parts) * begun.part_size > item.size // 4
-    if is_much or begun.failures < _FAILURES_IN_VAIN:
+    if begun.failures < _FAILURES_IN_VAIN * (2 if is_much else 1):
         return begun.part_size
     smaller = max(begun.part_size // 4, PART_BYTES_MIN)
     return sane_upload_part_size(item.size, "", None, smaller, single_put_max=0)
@@ -115,14 +126,6 @@ class UploadBook:
         self._begun: dict[str, Begun] = {}
         #: The names of those of which the destination took something in.
         self.gained: set[str] = set()
-
-    def goes_on(self, name: str) -> bool:
-        """Whether what the destination takes in of an object is built on, should this push break off."""
-        item = self._items[name]
-        if is_large(self._job, item):
-            return True
-        may = item.size > _WHOLE_BYTES and self._job.destination.folder is None
-        return may and self._books.failed_pushes(item) >= _BROKE_OFF_TIMES
 
     def part_size(self, name: str) -> int | None:
         """In parts of which size an object goes that goes on, if it goes in parts."""
