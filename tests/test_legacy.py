@@ -158,7 +158,9 @@ def test_an_old_env_file_becomes_a_job_from_a_folder(tmp_path: Path) -> None:
         ("jobs: []\n", "config.yaml", "configuration of s5jtd already"),
         ("source:\n  bucket: ab!\n  secret_key: fake-hidden\n", "config.yaml", "no configuration that works"),
         ("source: {bucket: one}\nmax_size: huge\n", "config.yaml", "max_size: 'huge' is no size"),
-        ("if [ -f x ]; then\n", "datasync-config.env", "line 1 is no assignment"),
+        ("if [ -f x ]; then\n", "datasync-config.env", "line 1: it is no assignment"),
+        ("S3_BUCKET=abc\nSOURCE_DIR=$HOME/hot\n", "x.env", "'$HOME/hot' names a variable"),
+        ("source: {bucket: no bucket}", "config.yaml", "`bucket: no bucket`: jobs[0].source.bucket: must be"),
         ("SOURCE_DIR=data\nS3_BUCKET=abc\n", "x.env", "must be an absolute path"),
     ],
 )
@@ -178,3 +180,21 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     assert result.exit_code == Exit.USAGE
     assert "none.env: No such file" in result.stderr
+
+
+def test_an_env_file_is_read_as_a_shell_reads_it(tmp_path: Path) -> None:
+    text, told = imported(
+        tmp_path,
+        "\ufeffset -a\r\nBASE=/data\r\nSOURCE_DIR=\"${BASE}/it's \\\"hot\\\"\"' now'\\ 7  # it's all\r\n"
+        "export BUCKET_NAME=s3://cloud/in; AWS_PROFILE=x\r\nS5CMD_PART_SIZE=1GB\r\n",
+        "old.env",
+    )
+
+    [job] = loaded(text).jobs
+    assert isinstance(job.source, FolderSource)
+    assert str(job.source.directory) == '/data/it\'s "hot" now 7'
+    assert isinstance(job.destination, S3Destination)
+    assert (job.destination.bucket, job.destination.prefix) == ("cloud", "in/")
+    assert job.destination.part_size == 2**30
+    assert "line 1: it is no assignment" in told
+    assert "in was read as a folder" in told

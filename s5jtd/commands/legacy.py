@@ -52,8 +52,11 @@ _STAGING = re.compile(
 _LIMITS = ((_LARGEST, "largest_object"), (_PER_PASS, "bytes_per_pass"), (_PER_DAY, "bytes_per_day"))
 _NO_ENDPOINT = "no_endpoint"
 _KEYS = ("access_key_id", "secret_access_key", "session_token")
-#: One line of an env file; what a shell would do with it beyond quotes is not done.
+#: One line of an env file; of what a shell would do with it, quotes and the file's variables are understood.
 _ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+#: What makes up a value: 'as it is', "with variables", an escaped character, anything else that is no blank.
+_PIECE = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)"|\\(.)|([^\s'"\\;]+)""")
+_VARIABLE = re.compile(r"\$(?:\{([A-Za-z_][A-Za-z0-9_]*)\}|([A-Za-z_][A-Za-z0-9_]*))")
 _UNITS = {"gb": "GB", "gib": "GiB", "mb": "MB", "mib": "MiB"}
 #: A bare number below this is none of bytes: the old programs counted in GiB.
 _LEAST_BYTES = 1 << 20
@@ -79,13 +82,15 @@ def import_file(path: Path, *, with_secrets: bool) -> int:
         UsageError: the file cannot be read, or is neither kind.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeError) as error:
         raise UsageError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     old = _read_env(text) if _is_env(path, text) else _read_yaml(path, text)
-    click.echo(written(old, path.name, with_secrets=with_secrets), nl=False)
-    for note in old.notes:
-        click.echo(f"s5jtd: {note}", err=True)
+    try:
+        click.echo(written(old, path.name, with_secrets=with_secrets), nl=False)
+    finally:
+        for note in old.notes:
+            click.echo(f"s5jtd: {note}", err=True)
     return Exit.DONE
 
 
@@ -113,7 +118,23 @@ def _read_yaml(path: Path, text: str) -> Old:
     old = Old()
     for name, value in _flat(tree):
         _place(old, name, value)
+    for side in _SIDES:
+        _as_folder(old, side)
     return old
+
+
+def _as_folder(old: Old, side: str) -> None:
+    """A bucket that was named as `s3://bucket/prefix`, and a prefix that leaves its slash out."""
+    told = old.sides[side]
+    bucket, _, below = told.get("bucket", "").removeprefix("s3://").partition("/")
+    if bucket:
+        told["bucket"] = bucket
+    prefix = told.get("prefix") or below
+    if prefix and not prefix.endswith("/"):
+        old.notes.append(f"{side}: the prefix {prefix} was read as a folder: {prefix}/")
+        prefix += "/"
+    if prefix:
+        told["prefix"] = prefix
 
 
 def _flat(tree: Mapping[Any, Any], above: str = "") -> list[tuple[str, Any]]:
@@ -223,14 +244,22 @@ _EXPLAINED = {
 def _read_env(text: str) -> Old:
     old = Old()
     places = {**old.sides, "limits": old.limits, "job": old.job}
+    seen: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
         match = _ASSIGNMENT.fullmatch(stripped)
         if match is None:
-            raise UsageError(f"line {number} is no assignment: NAME=VALUE")
-        name, value = match[1], _unquoted(match[2])
+            old.notes.append(f"line {number}: it is no assignment, NAME=VALUE, and was left out")
+            continue
+        name, value = match[1], _unquoted(match[2], seen)
+        seen[name] = value
+        if name in _VARIABLES and _VARIABLE.search(value) and "SECRET" not in name:
+            raise UsageError(
+                f"{name}: {value!r} names a variable that this file does not set",
+                hint="write into the old file what it stands for",
+            )
         if name in _VARIABLES and value:
             where, key = _VARIABLES[name]
             places[where][key] = value
@@ -247,8 +276,9 @@ def _in_our_units(old: Old) -> None:
         destination["endpoints"] = _urls(destination["endpoints"])
     if prefix := destination.pop("prefix", "").strip("/"):
         destination["prefix"] = f"{prefix}/"
-    if match := re.match(r"[0-9]+", destination.pop("part_size", "")):
-        destination["part_size"] = f"{match[0]}MiB"  # s5cmd's MB are MiB
+    _as_folder(old, "destination")
+    if match := re.match(r"([0-9]+)\s*([gG]?)", destination.pop("part_size", "")):
+        destination["part_size"] = f"{match[1]}{'GiB' if match[2] else 'MiB'}"  # s5cmd's MB are MiB
     key = destination.pop("kms_key_id", None)
     if key is not None:
         destination["sse"] = {"kms_key_id": key}
@@ -259,10 +289,27 @@ def _in_our_units(old: Old) -> None:
         old.limits["workers"] = min(1024, int(workers))
 
 
-def _unquoted(text: str) -> str:
-    """A value without its quotes and without the comment behind it."""
-    quoted = re.fullmatch(r"""(["'])(.*?)\1\s*(#.*)?""", text.strip())
-    return quoted[2] if quoted else re.sub(r"(^|\s+)#.*$", "", text.strip())
+def _unquoted(text: str, known: Mapping[str, str]) -> str:
+    """A value as a shell would read it, without the comment behind it; `known` variables are replaced."""
+    text = re.sub(r"(^|\s+)#[^'\"]*$", "", text.strip())
+
+    def replaced(found: re.Match[str]) -> str:
+        return known.get(found[1] or found[2], found[0])
+
+    def piece(found: re.Match[str]) -> str:
+        single, double, escaped, plain_text = found.groups()
+        if single is not None or escaped is not None:
+            return single if single is not None else escaped
+        if double is not None:
+            return re.sub(r"\\([$`\"\\])", r"\1", _VARIABLE.sub(replaced, double))
+        return _VARIABLE.sub(replaced, plain_text)
+
+    value, at = "", 0
+    while found := _PIECE.match(text, at):
+        value, at = value + piece(found), found.end()
+    rest = text[at:]
+    # Without quotes a shell would end a value at a blank; readers of such files did not.
+    return value + rest if rest and not rest.lstrip().startswith((";", "#")) else value
 
 
 # What comes out
@@ -300,11 +347,19 @@ def _must_load(text: str, name: str) -> None:
         try:
             load(path)
         except ConfigError as error:
-            reasons = str(error).replace(f"{path}:", "line ")
+            reasons = re.sub(
+                rf"{re.escape(str(path))}:([0-9]+): ", lambda at: _shown(text, int(at[1])), str(error)
+            )
             raise UsageError(
                 f"{name}: it gives no configuration that works: {reasons}",
                 hint="correct the old file, or write the new one from etc/config.yaml",
             ) from None
+
+
+def _shown(text: str, number: int) -> str:
+    """A line of what would have come out, for who cannot see it; never one of the keys."""
+    line = text.splitlines()[number - 1].strip(" -")
+    return "" if line.startswith(_KEYS) else f"`{line}`: "
 
 
 def _side(old: Old, side: str, *, with_secrets: bool) -> dict[str, Any]:
