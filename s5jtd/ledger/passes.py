@@ -29,7 +29,7 @@ _ARRIVALS: Final = (
     "SELECT a.number, o.key, a.at_ms, a.state, a.size, a.etag, a.pull_evidence, a.push_evidence,"
     " a.staged_at_ms, a.push_endpoint, a.reason, c.pulling_at_ms, c.pull_endpoint, v.name,"
     " o.state = a.state AND o.since_ms = a.at_ms,"
-    " (SELECT count(*) FROM failures WHERE object_id = o.id AND id > ?1),"
+    " (SELECT count(*) FROM failures WHERE object_id = o.id AND id > ?1 AND code <> 'interrupted'),"
     " (SELECT count(*) FROM failures WHERE object_id = o.id AND id > ?1"
     "  AND (code LIKE '%mismatch' OR code = 'local_rot'))"
     " FROM arrivals AS a JOIN objects AS o ON o.id = a.object_id"
@@ -206,7 +206,7 @@ class Passes:
         """How many objects of a pass failed at least once and wait for another try."""
         rows = self._rows(
             "SELECT count(DISTINCT f.object_id) FROM failures AS f JOIN objects AS o ON o.id = f.object_id"
-            " WHERE f.id > ? AND o.pass_id = ? AND o.state < 4",
+            " WHERE f.id > ? AND o.pass_id = ? AND o.state < 4 AND f.code <> 'interrupted'",
             one.failures_before, one.id,
         )  # fmt: skip
         return int(rows[0][0])

@@ -37,6 +37,8 @@ BLAMELESS = _OF_ENDPOINT | {Failure.SPACE, Failure.LOCAL}
 LINK_ATTEMPTS_MIN = 5
 #: Of objects of which the engine said nothing.
 NO_ANSWER = "no_answer"
+#: Of objects that were under way, or yet to come, when their run was to end: that is no failure of theirs.
+INTERRUPTED = "interrupted"
 
 
 def trouble(settled: Iterable[object]) -> dict[str, str]:
@@ -85,6 +87,11 @@ def weigh(
     if fault is None or blamed != sick:
         endpoints.report(endpoint, fault, transfers=max(1, len(outcomes)))
     return frozenset(blamed)
+
+
+def unsaid(end: End) -> str:
+    """The failure code of objects of which a run that ended so said nothing."""
+    return INTERRUPTED if end is End.STOPPED else NO_ANSWER
 
 
 def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], run: Run, started: float) -> Trial:

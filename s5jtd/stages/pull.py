@@ -39,12 +39,14 @@ from s5jtd.stages.check import SOURCE_MISMATCH, StagedCheck, refused
 from s5jtd.stages.failures import (
     BLAMELESS,
     FAILURE_CODES,
+    INTERRUPTED,
     LINK_ATTEMPTS_MIN,
     NO_ANSWER,
     engine_failed,
     tell_mismatches,
     trial,
     trouble,
+    unsaid,
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
@@ -297,7 +299,7 @@ class Pull:
             # A run that was ended says nothing about those it did not come to.
             counted = is_blamed or end in (End.EXITED, End.KILLED)
             message = f"the engine said nothing of it and ended ({end})"
-            returned = Returned(item, State.SEEN, NO_ANSWER, message, counted, later if counted else 0)
+            returned = Returned(item, State.SEEN, unsaid(end), message, counted, later if counted else 0)
         else:
             counted = is_blamed or outcome.failure not in BLAMELESS
             returned = Returned(
@@ -406,12 +408,12 @@ class Pull:
         if chunk.state is ChunkState.PLANNED:  # it was put off, or never begun: no attempt was under way
             return True
         message = "the daemon ended in mid-pull"
-        return self._keeps(job, chunk, items, Returned(items[0], State.SEEN, "interrupted", message))
+        return self._keeps(job, chunk, items, Returned(items[0], State.SEEN, INTERRUPTED, message))
 
     def _adopt(self, chunk: Chunk, items: Sequence[Item], staged: list[Staged]) -> int:
         missing = {item.id for item in items} - {one.item.id for one in staged}
         returned = [
-            Returned(item, State.SEEN, "interrupted", "the daemon ended in mid-pull", counted=False)
+            Returned(item, State.SEEN, INTERRUPTED, "the daemon ended in mid-pull", counted=False)
             for item in items
             if item.id in missing
         ]
