@@ -102,7 +102,8 @@ def test_each_byte_travels_about_once_however_often_it_breaks_off(
         print(wire)
 
     assert digests({b"large": body}) == contents(moto, there)
-    assert max(wire.values()) < 1.0 + BREAKS * 2 * PART / SIZE + 0.05, wire
+    breaks = BREAKS + (2 if how == "daemon" else 0)  # see `goes_on_with_what_there_is`
+    assert max(wire.values()) < 1.0 + breaks * 2 * PART / SIZE + 0.05, wire
     with contextlib.closing(moto.boto()) as boto:
         assert not boto.list_multipart_uploads(Bucket=there).get("Uploads")
 

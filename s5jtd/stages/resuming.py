@@ -43,10 +43,9 @@ def is_large(job: Job, item: Item) -> bool:
 def lasting(books: Unfinished, job: Job, items: Sequence[Item], direction: Direction) -> frozenset[int]:
     """The ids of those that go on where they break off: large ones, and those that broke off often."""
     large = {item.id for item in items if is_large(job, item)}
-    side = job.source if direction is Direction.PULL else job.destination
-    if side.folder is not None:
-        return frozenset(large)
     middling = [item for item in items if item.size > _WHOLE_BYTES and item.id not in large]
+    if not middling or (job.source if direction is Direction.PULL else job.destination).folder is not None:
+        return frozenset(large)
     step: Literal["pull", "push"] = "pull" if direction is Direction.PULL else "push"
     return books.broke_off(middling, step, _BROKE_OFF_TIMES) | large
 
