@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -106,8 +107,14 @@ def test_a_folder_arrives_and_a_second_pass_moves_nothing(
     assert moto.log.count("PUT") == 0
 
     fill(hot, {"a0": b"no longer empty"})
-    assert appliance.once() == Exit.DONE, appliance.log()
+    with (hot / "busy").open("wb"):
+        ended = appliance.command("run", "--once", "--job", "up", "--json")
+    assert ended.returncode == Exit.DONE, ended.stderr
     assert digests({b"site/a0": b"no longer empty"}).items() <= contents(moto, there).items()
+    assert json.loads(ended.stdout)["jobs"][0]["settling"] == 1
+
+    appliance.configure(upload(hot, moto, there, settle="1h"))
+    assert f"; {len(TREE) + 1} files still settling" in appliance.command("run", "--dry-run").stderr
 
 
 def test_links_are_followed_where_that_is_asked_for(

@@ -69,6 +69,9 @@ def _show_job(config: Config, job_config: JobConfig, *, as_json: bool) -> None:
     rest = "".join(
         f"; {count[why]} {why}" for why in ("unmovable", "there already", "left out") if count[why]
     )
+    changes = job.source.folder.changes if job.source.folder else None
+    if changes is not None and changes.young:
+        rest += f"; {changes.young} files still settling"
     total = sum(count[why] for why in _TRAVELS)
     click.echo(
         f"job {job_config.name}: {total} objects, {format_bytes(size)} would travel ({told}){rest}", err=True

@@ -64,6 +64,7 @@ def _sum_up(app: App, began: int, stop: Stop, *, as_json: bool) -> None:
             f" {format_bytes(one['bytes_transferred'])} in {format_duration(one['duration_seconds'])};"
             f" {one['skipped']} skipped, {one['gone']} gone, {one['parked']} parked, {one['left']} left"
             + (f" ({one['held']})" if one["held"] else "")
+            + (f", {one['settling']} files still settling" if one["settling"] else "")
         )
 
 
@@ -74,6 +75,7 @@ def _job_summary(app: App, name: str, began: int) -> dict[str, Any]:
         app.reports.get(row["id"], name, objects=False, limit=0, after=None) for row in rows
     ]
     newest = reports[0] if reports else {}
+    [job] = [job for job in app.job_list() if job.name == name]
     told = {key: sum(one[key] for one in reports) for key in _ADDED_UP}
     return {
         "name": name,
@@ -82,7 +84,8 @@ def _job_summary(app: App, name: str, began: int) -> dict[str, Any]:
         "skipped": newest.get("skipped", 0),
         "failed": newest.get("failed", 0),
         "left": newest.get("left", 0),
-        "held": next((job.held for job in app.job_list() if job.name == name), None),
+        "held": job.held,
+        "settling": job.settling,
         "error": newest.get("error"),
         "reports": [row["id"] for row in reversed(rows)],
     }

@@ -154,12 +154,14 @@ class FolderClient(S3Client):
                     [
                         Listed(key, stat_.st_size, etag_of(stat_), stat_.st_mtime_ns // 1_000_000)
                         for key, stat_ in found
-                        if not waits or self._is_settled(key, stat_)
+                        if not waits or self._is_settled(key, stat_, aside)
                     ],
                     sorted=True,
                 )
             self._restore(root_fd, aside.leaving)
         self.observe(None)
+        if self._watch is not None and window == Window(b""):
+            self._watch.young = aside.young
         if aside.links and not self._links_told:
             self._links_told = True
             log.warning(
@@ -174,7 +176,12 @@ class FolderClient(S3Client):
                 hint="let the daemon's user read them",
             )
 
-    def _is_settled(self, key: bytes, found: os.stat_result) -> bool:
+    def _is_settled(self, key: bytes, found: os.stat_result, aside: Aside) -> bool:
+        is_settled = self._has_settled(key, found)
+        aside.young += not is_settled
+        return is_settled
+
+    def _has_settled(self, key: bytes, found: os.stat_result) -> bool:
         """Whether neither bytes nor name changed of late.
 
         The time of the last change is whatever a writer says, that of the inode's is the kernel's.  Where it

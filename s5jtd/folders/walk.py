@@ -58,6 +58,7 @@ class Aside:
     on_folder: Callable[[int], None] = lambda _fd: None
     unreadable: list[bytes] = field(default_factory=list)
     leaving: list[bytes] = field(default_factory=list)
+    young: int = 0  #: files that have not settled
     links: int = 0  #: symbolic links behind which nothing was listed
     first_link: bytes = b""
 

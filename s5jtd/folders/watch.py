@@ -59,6 +59,8 @@ class FolderWatch:
         self._fd: int | None = None
         self._watched: set[int] = set()
         self._is_limited = False
+        #: Files that the newest look at all of it passed over, because they had not settled.
+        self.young = 0
 
     def add(self, folder_fd: int) -> None:
         """Hear of a folder from now on; one that is watched already is not watched twice."""

@@ -31,6 +31,10 @@ class Changes(Protocol):
     def begin(self) -> None:
         """A look begins, and meets whatever may be taken by now."""
 
+    @property
+    def young(self) -> int:
+        """Files that the newest look passed over, because they had not settled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:
@@ -94,6 +98,7 @@ class Job:
     scan_requested: threading.Event = field(default_factory=threading.Event)
     scanning: bool = False
     held: str | None = None  #: why what is `seen` waits although nothing is broken
+    settling: int = 0  #: files of a source folder that the newest look passed over: they may not be whole
     under_way: int = 0  #: objects that are `seen` and move: of a direct job
     resync: Desk = field(default_factory=Desk)
 

@@ -58,6 +58,7 @@ class Scan:
         self._bell = bell
         self._due = self._rested = time.monotonic()
         self._looked_at_ms, self._found_some = 0, False
+        self._busy = 0  # files that somebody was writing to
         self.last_error: S5jtError | None = None
         self.passes_done = 0
         self._told: tuple[int, int] | None = None  # objects and those left out, when they were last told
@@ -111,7 +112,7 @@ class Scan:
         """One look at the whole source; what came before an error stays taken in."""
         pass_id = self._ledger.begin_pass(self._job.id)
         started = time.monotonic()
-        listed = listed_bytes = left_out = new = 0
+        listed = listed_bytes = left_out = new = self._busy = 0
         self.last_error = None
         source = self._job.source
         choice = Choice(self._job.config, source.prefix)
@@ -135,6 +136,7 @@ class Scan:
             pass_id, listed=listed, listed_bytes=listed_bytes,
             error=str(self.last_error) if self.last_error else None,
         )  # fmt: skip
+        self._job.settling = self._busy + (self._changes.young if self._changes is not None else 0)
         self._tell(listed, left_out, new, time.monotonic() - started)
 
     def _tell(self, listed: int, left_out: int, new: int, seconds: float) -> None:
@@ -144,6 +146,8 @@ class Scan:
             cleared = self._problems.clear("scan_incomplete", name)
             picture: dict[str, object] = {"objects": listed, "new": new, "left_out": left_out}
             picture["seconds"] = round(seconds, 3)
+            if self._job.settling:
+                picture["settling"] = self._job.settling
             if cleared or new or self._told != (listed, left_out):
                 log.info("scan_finished", job=name, **picture)
             else:
@@ -167,7 +171,9 @@ class Scan:
         fresh = self._ledger.views.fresh(job.id, chosen, ascending=ascending)
         if job.source.folder is not None:
             self._let_leave(job.source.folder, chosen, fresh, beat)
-            fresh = [listed for listed in fresh if job.source.folder.is_ready(listed)]
+            ready = [listed for listed in fresh if job.source.folder.is_ready(listed)]
+            self._busy += len(fresh) - len(ready)
+            fresh = ready
         if not fresh:
             return 0
         reasons = {listed.key: self.unmovable(listed.key) for listed in fresh}
