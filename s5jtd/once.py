@@ -17,6 +17,8 @@ from s5jtd.worker import Bell
 
 #: A side that stays dead this long ends the pass.
 DEAD_SECONDS = 15.0
+#: Why it ended, where nothing else ended it.
+ALL_DONE = "the pass is over"
 
 
 class SinglePass:
@@ -50,7 +52,7 @@ class SinglePass:
             return None
         if not any(left.values()) and self._one_more_look():
             return None
-        return Stop("the pass is over", self._verdict(any(left.values())))
+        return Stop(ALL_DONE, self._verdict(any(left.values())))
 
     def _one_more_look(self) -> bool:
         """Whether files are still to leave their folder: they do in a look after all was delivered."""

@@ -244,6 +244,9 @@ def test_a_pass_takes_up_as_much_as_it_may_and_the_next_goes_on(appliance: Appli
         "limits.bytes_per_day is 1.07KiB: what is more waits",
     )
     assert appliance.stop() == Exit.DONE
+    ended = appliance.command("run", "--once", "--json")
+    [told] = json.loads(ended.stdout)["jobs"]
+    assert (ended.returncode, told["status"], told["files_synced"], told["left"]) == (0, "partial", 0, 1)
     appliance.configure(job(moto, here, there))
     assert appliance.once() == Exit.DONE, appliance.log()
     assert b"out/huge" in contents(moto, there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from s5jtd import log
 from s5jtd.app import App
 from s5jtd.config import Config
 from s5jtd.daemon import Inbox, Stop, serve
+from s5jtd.ledger.states import State
+from s5jtd.once import ALL_DONE
 from s5jtd.reports.folder import REPORTS_KEPT
 from s5jtd.units import format_bytes, format_duration
 
@@ -39,6 +42,7 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
     try:
         stop = serve(app, inbox, sdnotify.SystemdNotifier().notify)
         problems = app.problems.now() if once and stop.exit_code else []
+        left = {job.name: _left(app, job.id) for job in app.job_list()} if once else {}
     finally:
         app.close()
     for problem in problems:
@@ -47,14 +51,20 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
             click.echo(f"hint: {problem.hint}", err=True)
     if once:
         log.close()  # the summary comes last
-        _sum_up(app, began, stop, as_json=as_json)
+        _sum_up(app, began, stop, left, as_json=as_json)
     # Under systemd an orderly end is a success, whichever signal asked for it.
     return 0 if not once and stop.reason in ("SIGTERM", "SIGINT") else stop.exit_code
 
 
-def _sum_up(app: App, began: int, stop: Stop, *, as_json: bool) -> None:
+def _left(app: App, job_id: int) -> int:
+    """How many objects of a job are not at rest."""
+    objects, _ = app.ledger.views.counters(job_id)
+    return sum(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING))
+
+
+def _sum_up(app: App, began: int, stop: Stop, left: Mapping[str, int], *, as_json: bool) -> None:
     """Say what the pass came to: a line for each job, or one JSON object."""
-    jobs = [_job_summary(app, job.name, began) for job in app.config.jobs]
+    jobs = [_job_summary(app, job.name, began, stop, left[job.name]) for job in app.config.jobs]
     if as_json:
         click.echo(json.dumps({"exit_code": stop.exit_code, "reason": stop.reason, "jobs": jobs}))
         return
@@ -68,22 +78,26 @@ def _sum_up(app: App, began: int, stop: Stop, *, as_json: bool) -> None:
         )
 
 
-def _job_summary(app: App, name: str, began: int) -> dict[str, Any]:
-    """The reports of a job that this pass wrote, added up; what is left is what the newest one says."""
+def _job_summary(app: App, name: str, began: int, stop: Stop, left: int) -> dict[str, Any]:
+    """The reports of a job that this pass wrote, added up; what is left is what the newest one says.
+
+    There is none where a limit let nothing travel: the pass that was to move it is still under way.
+    """
     rows = app.reports.rows(job=name, start=began, limit=REPORTS_KEPT)
     reports: list[Any] = [
         app.reports.get(row["id"], name, objects=False, limit=0, after=None) for row in rows
     ]
     newest = reports[0] if reports else {}
     [job] = [job for job in app.job_list() if job.name == name]
+    without = ("partial" if left else "success") if stop.reason == ALL_DONE else "interrupted"
     told = {key: sum(one[key] for one in reports) for key in _ADDED_UP}
     return {
         "name": name,
-        "status": newest.get("status", "interrupted"),
+        "status": newest.get("status", without),
         **told,
         "skipped": newest.get("skipped", 0),
         "failed": newest.get("failed", 0),
-        "left": newest.get("left", 0),
+        "left": newest.get("left", left),
         "held": job.held,
         "settling": job.settling,
         "error": newest.get("error"),
