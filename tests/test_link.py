@@ -24,7 +24,7 @@ import pytest
 
 from s5jtd.engine.contract import End, Failure, Remote, Transfer
 from s5jtd.engine.s5cmd import S5cmd
-from s5jtd.link import relay
+from s5jtd.link import reach
 from s5jtd.link.budget import KEPT_SECONDS, Budget
 from s5jtd.link.headroom import Headroom
 from s5jtd.link.line import Line
@@ -445,23 +445,30 @@ def test_s5cmd_moves_no_faster_than_the_limit_and_whole(line, rclone, rclone_tls
 
 
 def test_the_window_of_a_connection_that_began_among_many_grows_when_they_are_gone(line):
-    """A larger buffer alone leaves it small: the tail of a chunk came at a thirtieth of the limit."""
+    """A larger buffer alone leaves it small: the tail of a chunk came at a thirtieth of the limit.
+
+    Made smaller again, it stalls: after a limit was lowered half of the new one came.
+    """
     line.order(PULL, int(RATE))
     budget = line.budget(PULL)
-    route = relay._Route(None, b"", None, PULL, budget, Counter(), Counter({PULL: 500}), {}, [])
+    route = reach.Route(None, b"", None, PULL, budget, Counter(), Counter({PULL: 500}), {}, [])
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as near:
         host, port = server.getsockname()
-        relay._leave_from(near, route, host)
+        reach.leave_from(near, route, host)
         near.connect((host, port))
 
         def window() -> int:
             return near.getsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP)
 
         among_many = window()
-        relay._hold_back(near, route, 4, relay._round_trip(near, route))
+        reach.let_in_more(near, route, 4, reach.round_trip_of(near, route))
+        alone = window()
+        line.order(PULL, int(RATE) // 6)
+        reach.let_in_more(near, route, 4, reach.round_trip_of(near, route))
 
         assert among_many < 8 * 1024
-        assert window() > 128 * 1024
+        assert alone > 128 * 1024
+        assert window() == alone
 
 
 def test_what_a_low_limit_lets_by_is_no_stall(line, rclone, tmp_path):

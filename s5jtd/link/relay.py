@@ -17,36 +17,23 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
-import os
 import secrets
 import socket
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from s5jtd.link.asked import Refused, check_word, first_line, for_a_server, host_and_port
 from s5jtd.link.budget import Budget
+from s5jtd.link.reach import CONNECT_SECONDS, Route, let_in_more, reach, round_trip_of
 from s5jtd.model import Direction
 
 _PIECE_BYTES: Final = 64 * 1024
 _HEAD_BYTES_MAX: Final = 64 * 1024
-_CONNECT_SECONDS: Final = 15.0
 _CLOSE_SECONDS: Final = 5.0
-#: Of a limited pull: what the kernel takes from the line before anybody drew for it, in seconds of the
-#: rate for all connections together, besides what is on a long way anyhow.  It keeps twice what it is told.
-_AHEAD_SECONDS: Final = 0.15
-_ROUND_TRIPS: Final = 1.5
-#: A connection that begins reckons with so many others that begin with it; then they are counted.
-_CONNECTIONS_MIN: Final = 64
-_RECKON_SECONDS: Final = 1.0
-_RECEIVE_BYTES: Final = (2 * 1024, 4 << 20)
-#: Where `struct tcp_info` of <linux/tcp.h> has the smoothed round trip, in microseconds.
-_RTT_AT: Final = 68
-_HOSTS_MAX: Final = 1_000
+_RECKON_SECONDS: Final = 1.0  # until it is reckoned anew what a connection may have
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -58,21 +45,6 @@ class Way(NamedTuple):
     passed: Callable[[], int] | None  #: bytes that went by so far in its direction
     holds: Callable[[], bool]  #: False: another limit holds that this way cannot keep; end and begin anew
     refused: Callable[[], str] = lambda: ""  #: why the last connection was not to be had, if one was not
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    """Where what comes in at one port goes."""
-
-    target: tuple[str, int] | None  #: None: whoever connects says it, as to a proxy
-    word: bytes  #: what must come with that
-    bind: str | None
-    direction: Direction
-    budget: Budget
-    passed: Counter[Direction]  #: bytes handed on in the direction that counts
-    open: Counter[Direction]  #: connections under way, of all routes
-    round_trips: dict[str, float]  #: seconds, as last seen, by host; of all routes
-    refused: list[str]  #: why connections were not to be had
 
 
 class Relay:
@@ -112,7 +84,7 @@ class Relay:
             target, host = (parts.hostname or "", parts.port or 80), "127.0.0.1"
         else:
             parts, target, host = None, None, "127.0.0.1"
-        route = _Route(
+        route = Route(
             target, base64.b64encode(f"s5jtd:{word}".encode()), bind, direction, budget,
             Counter(), self._open, self._round_trips, [],
         )  # fmt: skip
@@ -159,7 +131,7 @@ class Relay:
                 self._thread.start()
             return self._loop
 
-    async def _listen(self, listener: socket.socket, route: _Route) -> None:
+    async def _listen(self, listener: socket.socket, route: Route) -> None:
         loop = asyncio.get_running_loop()
         tasks: set[asyncio.Task[None]] = set()
         try:
@@ -182,14 +154,14 @@ class Relay:
             for task in tasks:
                 task.cancel()
 
-    async def _serve(self, client: socket.socket, route: _Route) -> None:
+    async def _serve(self, client: socket.socket, route: Route) -> None:
         """One connection, to its end; whatever breaks on either side ends both."""
         with client:
             client.setblocking(False)
             self._open[route.direction] += 1
             try:
                 if route.target is not None:
-                    with await _reach(route.target, route) as server:
+                    with await reach(route.target, route) as server:
                         await self._both(client, server, route)
                 else:
                     await self._as_proxy(client, route)
@@ -202,7 +174,7 @@ class Relay:
             finally:
                 self._open[route.direction] -= 1
 
-    async def _as_proxy(self, client: socket.socket, route: _Route) -> None:
+    async def _as_proxy(self, client: socket.socket, route: Route) -> None:
         reader = _Reader(client)
         head = await reader.head()
         if head is None:
@@ -210,14 +182,14 @@ class Relay:
         method, target, _ = first_line(head)
         check_word(head, route.word)
         if method == b"CONNECT":
-            with await _reach(host_and_port(target, 443), route) as server:
+            with await reach(host_and_port(target, 443), route) as server:
                 await _say(client, "200 Connection established")
                 await self._both(client, server, route, reader.rest)
             return
         parts = urlsplit(target.decode("latin-1"))
         if parts.scheme != "http" or not parts.hostname:
             raise Refused("400 Bad Request")
-        with await _reach((parts.hostname, parts.port or 80), route) as server:
+        with await reach((parts.hostname, parts.port or 80), route) as server:
             answers = asyncio.ensure_future(
                 self._pump(server, client, self._drawn(route, Direction.PULL), route, closes=True)
             )
@@ -228,13 +200,13 @@ class Relay:
                     if reader.ended:  # who asks no more may still be listening
                         with contextlib.suppress(OSError):
                             server.shutdown(socket.SHUT_WR)
-                        await asyncio.wait([answers], timeout=_CONNECT_SECONDS)
+                        await asyncio.wait([answers], timeout=CONNECT_SECONDS)
                 finally:  # also where the way is closed in that time: the sockets go next
                     answers.cancel()
                     await asyncio.gather(answers, return_exceptions=True)
 
     async def _requests(
-        self, reader: _Reader, head: bytes | None, server: socket.socket, budget: Budget | None, route: _Route
+        self, reader: _Reader, head: bytes | None, server: socket.socket, budget: Budget | None, route: Route
     ) -> None:
         """Hand on one request after the other, each with the line a server expects, and its body."""
         loop = asyncio.get_running_loop()
@@ -255,7 +227,7 @@ class Relay:
             head = await reader.head()
 
     async def _both(
-        self, client: socket.socket, server: socket.socket, route: _Route, first: bytes = b""
+        self, client: socket.socket, server: socket.socket, route: Route, first: bytes = b""
     ) -> None:
         if first:
             await asyncio.get_running_loop().sock_sendall(server, first)
@@ -264,7 +236,7 @@ class Relay:
             self._pump(server, client, self._drawn(route, Direction.PULL), route),
         )
 
-    def _drawn(self, route: _Route, flow: Direction) -> Budget | None:
+    def _drawn(self, route: Route, flow: Direction) -> Budget | None:
         """Only what a run is there to move is drawn for: requests and answers are small."""
         return route.budget if flow is route.direction else None
 
@@ -273,7 +245,7 @@ class Relay:
         source: socket.socket,
         target: socket.socket,
         budget: Budget | None,
-        route: _Route,
+        route: Route,
         *,
         closes: bool = False,
     ) -> None:
@@ -287,7 +259,7 @@ class Relay:
                 await _readable(source)  # who draws and then waits keeps others from moving
                 if route.direction is Direction.PULL and loop.time() >= reckon_at:
                     reckon_at = loop.time() + _RECKON_SECONDS
-                    _hold_back(source, route, route.open[route.direction], _round_trip(source, route))
+                    let_in_more(source, route, route.open[route.direction], round_trip_of(source, route))
                 granted = await self._granted(budget, _PIECE_BYTES)
                 piece = await loop.sock_recv(source, granted)
                 budget.give_back(granted - len(piece))
@@ -352,94 +324,6 @@ class _Reader:
             return piece
         piece, self.rest = self.rest[:most], self.rest[most:]
         return piece
-
-
-async def _reach(target: tuple[str, int], route: _Route) -> socket.socket:
-    """A connection to `target`, from where the route leaves.
-
-    Raises:
-        Refused: there is none to be had.
-    """
-    loop = asyncio.get_running_loop()
-    error: OSError = OSError()
-    try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            found = await loop.getaddrinfo(*target, type=socket.SOCK_STREAM)
-            for family, kind, protocol, _, address in found:
-                if not _fits(family, route.bind):
-                    continue
-                server = socket.socket(family, kind, protocol)
-                try:
-                    server.setblocking(False)
-                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    # What lies in the kernel unsent has neither passed nor been kept from passing.
-                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _PIECE_BYTES)
-                    _leave_from(server, route, str(address[0]))
-                    await loop.sock_connect(server, address)
-                except OSError as failed:
-                    server.close()
-                    error = failed
-                except BaseException:
-                    server.close()
-                    raise
-                else:
-                    return server
-    except TimeoutError:
-        raise Refused("504 Gateway Timeout") from None
-    except OSError as failed:
-        error = failed
-    # What asyncio says in place of the plain reason names the address, which whoever asked knows.
-    number = error.errno or 0
-    plain = os.strerror(number) if number > 0 else error.strerror
-    raise Refused(f"502 {plain or 'Bad Gateway'}") from error
-
-
-def _hold_back(server: socket.socket, route: _Route, connections: int, round_trip: float) -> None:
-    """Let the kernel take in little more than the limit has for one of so many connections.
-
-    What it takes in has travelled, whoever draws for it later; but it must be enough for the round trip.
-    """
-    least, most = _RECEIVE_BYTES
-    rate = route.budget.rate
-    seconds = _AHEAD_SECONDS + _ROUND_TRIPS * round_trip
-    ahead = most if rate is None else int(rate * seconds / max(1, connections))
-    size = min(max(ahead, least), most)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
-    # A buffer that grows again lets in no more by itself: the window stays below what it once began with.
-    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, size)
-
-
-def _round_trip(server: socket.socket, route: _Route) -> float:
-    info = server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
-    seconds = int.from_bytes(info[_RTT_AT:], sys.byteorder) / 1e6
-    if len(route.round_trips) >= _HOSTS_MAX:  # a large service has many addresses, and shows others each year
-        route.round_trips.clear()
-    route.round_trips[server.getpeername()[0]] = seconds
-    return seconds
-
-
-def _leave_from(server: socket.socket, route: _Route, host: str) -> None:
-    if route.direction is Direction.PULL and route.budget.rate is not None:
-        # How far its window can ever grow is settled now, so the length of the way counts already.
-        connections = max(_CONNECTIONS_MIN, route.open[route.direction])
-        _hold_back(server, route, connections, route.round_trips.get(host, 0.0))
-    if route.bind is None:
-        return
-    try:
-        address = str(ipaddress.ip_address(route.bind))
-    except ValueError:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, route.bind.encode() + b"\0")
-    else:
-        server.bind((address, 0))
-
-
-def _fits(family: int, bind: str | None) -> bool:
-    """Whether an address of this family can be left for from `bind`."""
-    try:
-        version = ipaddress.ip_address(bind or "").version
-    except ValueError:
-        return True
-    return family == (socket.AF_INET6 if version == 6 else socket.AF_INET)
 
 
 async def _readable(source: socket.socket) -> None:
