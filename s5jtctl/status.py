@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # somebody waits for what is loaded
     from collections.abc import Sequence
     from datetime import datetime
 
-    from s5jtd.shapes import Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
+    from s5jtd.shapes import Concurrency, Daemon, Endpoint, Job, LastResync, PerState, Problem, Status, Volume
 
 _TO_GO = ("seen", "pulling", "staged", "pushing")
 # What needs a person comes first; a state from a newer daemon is shown before all, rather than hidden.
@@ -191,11 +191,16 @@ def _at_a_time(job: Job, look: Look) -> list[str]:
     chosen = job.get("concurrency")
     halves = (("pull", "pulling"), ("push", "pushing"))
     told = [
-        f"{half} {choice['workers']} ({safe(choice['why'])})"
+        f"{half} {choice['workers']} ({safe(choice['why'])}){_cut(choice)}"
         for half, state in halves
         if chosen and job["objects"][state] and (choice := chosen[half])  # type: ignore[literal-required]
     ]
     return wrap(f"at a time  {', '.join(told)}", look.width, "  ") if told else []
+
+
+def _cut(choice: Concurrency) -> str:
+    size = choice.get("upload_part_bytes")
+    return f" in parts of {units.amount(size)} ({safe(choice.get('upload_part_why', ''))})" if size else ""
 
 
 def _scan(job: Job, now: datetime) -> str:

@@ -87,6 +87,9 @@ class Concurrency(TypedDict):
     workers_max: NotRequired[int]
     parts_min: NotRequired[int]
     parts_max: NotRequired[int]
+    #: Of a push: in parts of so many bytes went of late what would go in one PUT; null: in one PUT.
+    upload_part_bytes: NotRequired[int | None]
+    upload_part_why: NotRequired[str]
 
 
 class Portion(TypedDict):

@@ -158,6 +158,7 @@ class StatusDesk:
             "workers": choice.workers, "parts": choice.parts, "why": choice.why,
             "workers_min": workers.least, "workers_max": workers.most,
             "parts_min": parts.least, "parts_max": parts.most,
+            "upload_part_bytes": choice.cut_bytes, "upload_part_why": choice.cut_why,
         }  # fmt: skip
 
     def _portion(self, job: Job) -> shapes.Portion:

@@ -163,6 +163,9 @@ def test_a_half_that_moves_says_how_much_at_a_time_and_why() -> None:
     }
 
     assert "  at a time  pull 57 (the limit feeds 57)" in status(reply, PLAIN)
+    job["objects"] |= {"pulling": 0, "pushing": 3}
+    job["concurrency"]["push"] |= {"upload_part_bytes": 8 << 20, "upload_part_why": "a long way"}
+    assert "  at a time  push 16 (usual) in parts of 8.00 MiB (a long way)" in status(reply, PLAIN)
 
 
 def test_colour_adds_nothing_but_colour():

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 
 from s5jtd.errors import Exit
-from tests.appliance import Appliance, contents, digests, side, some_objects, until
-from tests.chaos import Assembling, Chaos, Refuse
+from tests.appliance import WAIT_SECONDS, Appliance, contents, digests, side, some_objects, until
+from tests.chaos import Assembling, Chaos, Delay, Fault, Forward, Luck, Refuse, Reply, Request
 from tests.servers import ODD_KEYS, Server
 from tests.test_metadata import CONTENT, METADATA, TAGS, described, put, tagging
 
@@ -59,6 +60,32 @@ def test_objects_of_every_key_and_size_arrive_without_a_volume(appliance: Applia
     assert {one["key"] for one in told["objects"]} == {key.decode() for key in objects} | {"full"}
     assert {one["evidence"] for one in told["objects"]} <= {"etag", "checksum", "readback"}
     assert not appliance.command("ledger", "verify").returncode
+
+
+@dataclasses.dataclass
+class Together(Fault):
+    """A request waits until so many are under way."""
+
+    barrier: threading.Barrier
+
+    def apply(self, request: Request, forward: Forward, luck: Luck) -> Reply:
+        self.barrier.wait(WAIT_SECONDS / 3)
+        return forward(request)
+
+
+def test_to_afar_the_parts_of_an_object_go_side_by_side(appliance: Appliance, moto: Server) -> None:
+    """Two at a time, as to near, would carry next to nothing."""
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = {b"large": bytes(25 * MIB)}
+    moto.fill(here, objects)
+    with Chaos(moto.url) as up:
+        up.add(Delay(0.1, method="HEAD GET"))
+        up.add(Together(threading.Barrier(4), method="PUT", query="partNumber"))
+        appliance.configure(job(moto, here, dataclasses.replace(moto, url=up.url), there, preserve=[]))
+
+        assert appliance.once() == Exit.DONE, appliance.log()
+
+    assert digests(objects) == contents(moto, there)
 
 
 def test_a_kill_in_the_middle_repeats_nothing_that_arrived(

@@ -1,11 +1,13 @@
 """Endpoints: the decisions as tables, then the real thing with servers that fall and rise."""
 
+import contextlib
 import threading
 
 import pytest
 
-from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, ObjectGone
-from s5jtd.s3.client import S3Client
+from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused, ObjectGone, S5jtError
+from s5jtd.model import Learned
+from s5jtd.s3.client import Quickest, S3Client
 from s5jtd.s3.endpoints import Endpoint, Endpoints, EndpointState, Health, after_error, after_success, pick
 from s5jtd.s3.transport import Link
 from tests.appliance import WAIT_SECONDS
@@ -245,6 +247,34 @@ def test_an_endpoint_in_use_is_not_probed_and_an_idle_one_is():
     assert len(server.asked) == 5
     assert server.asked[-1].query == {"encoding-type": b"url", "max-keys": b"1", "prefix": b"m/"}
     assert endpoint.status().latency_ms is not None
+
+
+def test_how_far_it_is_is_told_by_its_quickest_answer_of_late():
+    now = [0.0]
+    with ToldServer(lambda asked: Reply(503 if asked.path.endswith("bad") else 404)) as server:
+        (endpoint,) = (endpoints := told(server)).all()
+        client = endpoint.client
+        client.quickest = Quickest(lambda: now[0])
+
+        def way() -> float | None:
+            return endpoint.way_ms
+
+        assert way() is None
+        endpoints.teach(endpoint, Learned(checked_at_ms=1, latency_ms=900.0))
+        with contextlib.suppress(S5jtError):
+            client.request("GET", b"bad")  # it may be a proxy that says so
+        assert way() == 900.0
+        with contextlib.suppress(S5jtError):
+            client.request("GET", b"key")
+        assert client.quickest.ms is not None
+        client.quickest.note(0.0)
+        now[0] = 599.0
+        client.quickest.note(70.0)
+        assert way() == 0.0
+        now[0] = 900.0  # what was quick then is no more, as after a change to a line by satellite
+        assert way() == 70.0
+        now[0] = 1500.0
+        assert way() == 900.0
 
 
 def test_a_probe_reads_little_from_a_server_without_pages():

@@ -30,6 +30,7 @@ from s5jtd.link.headroom import Headroom
 from s5jtd.link.line import Line
 from s5jtd.link.timetable import next_change, rate_at
 from s5jtd.link.tuning import (
+    ANY,
     LEAST,
     PARTS_MAX,
     WORKERS_MAX,
@@ -319,6 +320,24 @@ class TestTuning:
         assert pieces(600.0, 128, 8 * MIB) == 16 * MIB  # there are enough of them
         assert pieces(600.0, 4, 1000 * MIB) == 16 * MIB
         assert pieces(20.0, 9, 8 * MIB, lane=2) == 16 * MIB
+
+    def test_to_afar_few_objects_go_in_parts_where_that_fills_the_way(self):
+        limit: list[int | None] = [None]
+        tuner, lane = Tuner(lambda: says[0], lambda _direction: limit[0]), Lane(1, PUSH)
+        says = [ANY]
+
+        def cut(latency_ms: float | None, to_cut: int) -> int | None:
+            return tuner.choose(lane, latency_ms, 100, to_cut=to_cut).cut_bytes
+
+        assert cut(600.0, 12) == cut(600.0, 64) == 8 * MIB
+        shown = tuner.shown(lane)
+        assert shown is not None
+        assert shown.cut_why == "64 in one PUT each do not fill a way of 600 ms"
+        assert [cut(600.0, 65), cut(600.0, 0), cut(20.0, 12), cut(None, 12)] == [None] * 4
+        says[0] = Allowed(parts=Bounds(1, 1))
+        assert cut(600.0, 12) is None
+        says[0], limit[0] = ANY, 640 * 1024  # which ten connections use up
+        assert [cut(600.0, 3), cut(600.0, 12)] == [None, None]
 
     def test_for_a_far_destination_a_chunk_has_as_many_objects_as_fill_the_line(self):
         tuner, lane = Tuner(), Lane(1, PUSH)

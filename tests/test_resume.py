@@ -16,7 +16,7 @@ from s5jtd.ledger.rows import Item
 from s5jtd.ledger.unfinished import Begun, Part
 from s5jtd.stages.resuming import part_bytes_now
 from tests.appliance import Appliance, contents, digests, side, until
-from tests.chaos import Chaos, Request, Reset, Silence, by_s5cmd
+from tests.chaos import Chaos, Delay, Refuse, Request, Reset, Silence, by_s5cmd
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -171,3 +171,34 @@ def test_parts_become_smaller_sooner_or_later_whatever_has_come(
     begun = Begun(1, "u", b"key", 64 * MIB, {n: Part("e") for n in range(parts)}, failures)
 
     assert part_bytes_now(item, 64 * MIB, begun) == goes_on_in * MIB
+
+
+def test_few_objects_go_to_afar_in_parts_and_are_known_again(
+    appliance: Appliance, moto: Server, body: bytes
+) -> None:
+    """Each in one PUT they would leave a long way empty; whatever a server tells of parts, it is proven."""
+    here, there = moto.new_bucket(), moto.new_bucket()
+    objects = {b"middling": body[: 17 * MIB]}
+    moto.fill(here, objects)
+    with Chaos(moto.url) as up:
+        up.add(Refuse("InvalidArgument", 400, query="partNumber", method="HEAD"))
+        up.add(Delay(0.1, method="HEAD GET"))
+        appliance.configure(job(moto, here, dataclasses.replace(moto, url=up.url), there))
+        appliance.start()
+        assert appliance.settled() == {"delivered": 1}
+        chosen: Any = appliance.status()["jobs"][0]["concurrency"]["push"]
+        rows = appliance.ask("object.list", job="archive")["objects"]
+        appliance.stop()
+        puts = [one.key for one in up.log if one.method == "PUT"]
+        with Appliance(appliance.folder / "another", volumes=1) as another:  # which never met any of it
+            another.configure(job(moto, here, dataclasses.replace(moto, url=up.url), there))
+            another.start()
+            assert another.settled() == {"delivered": 1}
+        again = [one.key for one in up.log if one.method == "PUT"]
+
+    assert chosen["upload_part_bytes"] == 8 * MIB
+    assert chosen["upload_part_why"].startswith("1 in one PUT each do not fill a way of ")
+    assert [row["evidence"] for row in rows] == ["etag"]
+    assert puts == [b"middling"] * 3
+    assert again == puts
+    assert digests(objects) == contents(moto, there)

@@ -149,11 +149,11 @@ def test_what_waits_on_a_slow_volume_is_handed_over_to_a_fast_one(site: Site) ->
     assert site.planned() == {"slow": 0, "fast": 1}
 
 
-@pytest.mark.parametrize(("latency_ms", "objects"), [(5.0, 1), (600.0, 16)])
+@pytest.mark.parametrize(("way_ms", "objects"), [(5.0, 1), (600.0, 16)])
 def test_unknown_volumes_begin_with_little_but_for_a_far_destination(
-    site: Site, latency_ms: float, objects: int
+    site: Site, way_ms: float, objects: int
 ) -> None:
-    endpoint = SimpleNamespace(health=SimpleNamespace(latency_ms=latency_ms))
+    endpoint = SimpleNamespace(way_ms=way_ms)
     site.job.destination = cast("Any", SimpleNamespace(endpoints=SimpleNamespace(all=lambda: [endpoint])))
     site.job.config = cast("Any", SimpleNamespace(**{**vars(site.job.config), "chunk": Chunk(bytes=GIB)}))
     site.admit(200)

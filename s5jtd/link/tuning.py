@@ -36,6 +36,10 @@ _UPLOAD_PARTS_NEAR: Final = 2
 #: What one GET brings: least, where the way is long and the objects are few, and most.  Less than a MiB
 #: would wait for its answer as long as it travels.
 RANGE_BYTES: Final = (1 << 20, 16 << 20)
+#: What goes up from near in one PUT goes to afar in parts of this size, where it is alone or in small
+#: company and larger than that.  As most uploaders cut it, so that others can tell what its ETag was made of.
+FAR_PART_BYTES: Final = 8 << 20
+FAR_WHOLE_BYTES: Final = 16 << 20
 #: Up to this latency the usual number fills a line; above it grows in proportion.
 _NEAR_MS: Final = 50.0
 #: What an object costs besides its bytes, as so many bytes: small ones are bound by round trips.
@@ -95,6 +99,9 @@ class Choice:
     divisor: int = 1  #: what memory left of it, see `headroom`
     range_bytes: int = RANGE_BYTES[1]  #: what one GET brings at most
     upload_parts: int = _UPLOAD_PARTS_NEAR  #: of an object whose upload can go on later
+    #: In parts of so many bytes, and why, go larger ones than `FAR_WHOLE_BYTES` that would go up in one PUT.
+    cut_bytes: int | None = None
+    cut_why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,7 @@ class Tuner:
         self._lock = threading.Lock()
         self._levels: dict[Lane, Level] = {}
         self._paces: dict[Lane, float] = {}
+        self._newest: dict[Lane, Choice] = {}
 
     @property
     def allowed(self) -> Allowed:
@@ -238,9 +246,31 @@ class Tuner:
         return self._allowed()
 
     def choose(
+        self,
+        lane: Lane,
+        latency_ms: float | None,
+        objects: int,
+        size_bytes: int | None = None,
+        *,
+        to_cut: int = 0,
+    ) -> Choice:
+        """For a run of so many objects, together of so many bytes where that is known.
+
+        `to_cut`: so many of them are uploads that may go in parts although they need not.
+        """
+        choice = self._choose(lane, latency_ms, objects, size_bytes)
+        is_long = choice.divisor == 1 and choice.parts > 1 and _is_far(latency_ms)
+        # It costs ETags like the source's, and so is not done for less than twice the connections.
+        if is_long and 0 < to_cut <= choice.workers // 2:
+            why = f"{to_cut} in one PUT each do not fill a way of {latency_ms:.0f} ms"
+            choice = replace(choice, cut_bytes=FAR_PART_BYTES, cut_why=why)
+        with self._lock:
+            self._newest[lane] = choice
+        return choice
+
+    def _choose(
         self, lane: Lane, latency_ms: float | None, objects: int, size_bytes: int | None = None
     ) -> Choice:
-        """For a run of so many objects, together of so many bytes where that is known."""
         allowed, rate = self._allowed(), self._rate(lane.direction)
         level = self._levels.get(lane)
         if level is None:
@@ -303,7 +333,11 @@ class Tuner:
 
     def shown(self, lane: Lane) -> Choice | None:
         """What the next run of many objects gets; None before the first."""
-        return self.choose(lane, None, self._allowed().workers.most) if lane in self._levels else None
+        if lane not in self._levels:
+            return None
+        newest = self._newest[lane]
+        shown = self._choose(lane, None, self._allowed().workers.most)
+        return replace(shown, cut_bytes=newest.cut_bytes, cut_why=newest.cut_why)
 
 
 def _is_far(latency_ms: float | None) -> TypeGuard[float]:

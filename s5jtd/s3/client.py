@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +54,8 @@ _NOTHING: Final[Mapping[str, str]] = {}
 _READ_BYTES: Final = 256 * 1024
 #: What `request` takes into memory; no answer of S3's but an object is as large.
 _WHOLE_BYTES_MAX: Final = 16 << 20
+#: So long the quickest answer stands for the way; after twice as much it is forgotten.
+_QUICKEST_SECONDS: Final = 300.0
 #: Longer rests would look like death: a thread shows life with each page of a listing and each block.
 _REST_SECONDS_MAX: Final = 5.0
 #: Where an endpoint says this, the credentials may have been renewed behind our back.
@@ -69,6 +72,37 @@ class Response:
     status: int
     headers: Headers  #: names in lower case
     body: bytes
+
+
+class Quickest:
+    """The least that an answer took of late: next to nothing but the way, however slow the server is.
+
+    The kernel's own round trip would not do: behind a proxy, a tunnel or a relay it is that of the way there.
+    Threads may share it: one that is overtaken loses a measurement.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since = clock()
+        self._now = self._before = math.inf  # milliseconds; in this stretch of time, and in the one before
+
+    def note(self, milliseconds: float) -> None:
+        """An answer began so long after its question was sent."""
+        self._turn()
+        self._now = min(self._now, milliseconds)
+
+    @property
+    def ms(self) -> float | None:
+        """Milliseconds; None: nothing answered of late."""
+        self._turn()
+        least = min(self._now, self._before)
+        return None if math.isinf(least) else least
+
+    def _turn(self) -> None:
+        stretches = (self._clock() - self._since) / _QUICKEST_SECONDS
+        if stretches >= 1.0:
+            self._before = self._now if stretches < 2.0 else math.inf
+            self._now, self._since = math.inf, self._clock()
 
 
 class Stream:
@@ -130,6 +164,7 @@ class S3Client:
         self.observe: Observer = _unobserved
         self.spend: Spend = _free
         self.learned = Learned()  #: what need not be found out anew with each question
+        self.quickest = Quickest()
         self.skew_seconds: float | None = None  #: how far the server's clock was ahead at its last answer
         self.bucket = bucket
         self.endpoint_url = endpoint_url
@@ -254,6 +289,7 @@ class S3Client:
     ) -> urllib3.BaseHTTPResponse:
         """Send; once more where a kept connection turns out to have been closed by the other end."""
         for is_last in (False, True):
+            asked_at = time.monotonic()
             try:
                 raw = pool.urlopen(
                     method,
@@ -267,6 +303,8 @@ class S3Client:
                 if is_last or not _was_hung_up(error):
                     raise transport_error(error, str(self._place(key)), self.link) from error
             else:
+                if raw.status < 300 or raw.status == 404:  # all else may be a proxy's own word
+                    self.quickest.note((time.monotonic() - asked_at) * 1000)
                 self.skew_seconds = skew_seconds(raw.headers.get("date"), time.time())
                 self.spend(Direction.PUSH, len(target) + _head_bytes(headers))
                 self.spend(Direction.PULL, _head_bytes(raw.headers))

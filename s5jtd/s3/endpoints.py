@@ -200,6 +200,15 @@ class Endpoint:
         self.errors = 0  #: that were reported
         self.checked_at: float | None = None  #: Unix time of the last report
 
+    @property
+    def way_ms(self) -> float | None:
+        """How far away it is, in milliseconds there and back; None: not known yet.
+
+        By the quickest answer of late: a server that is slow with one kind of question is not far for it.
+        """
+        quickest = self.client.quickest.ms
+        return self.health.latency_ms if quickest is None else quickest
+
     def status(self) -> EndpointStatus:
         """As `status` shows it."""
         health = self.health

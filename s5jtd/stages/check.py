@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from s5jtd.errors import EndpointError, ObjectError, ObjectGone, VolumeFailed
-from s5jtd.integrity.evidence import etag_kind, etag_parts, judge, sane_upload_part_size, wanted_for
+from s5jtd.integrity.evidence import (
+    etag_kind,
+    etag_parts,
+    judge,
+    plausible_part_sizes,
+    sane_upload_part_size,
+    wanted_for,
+)
 from s5jtd.integrity.hashing import Wanted, hash_file, hash_stream
 from s5jtd.ledger.rows import Delivered, Item, Returned, Staged
 from s5jtd.ledger.states import State
@@ -261,6 +268,11 @@ class DeliveredCheck:
         if sent and sent not in digests.multipart_etags and -(-item.size // sent) == parts:
             return Wanted(part_sizes=frozenset({sent})), sent  # in others than it was hashed for
         answer = head(self._client, self._job.destination_key(item.key), part_number=1)
+        if (
+            answer.part_size is None and sent is None
+        ):  # it may have gone in parts before a crash, or by others
+            usual = frozenset(plausible_part_sizes(item.size, parts)) - digests.multipart_etags.keys()
+            return (Wanted(part_sizes=usual), None) if usual else (None, None)
         if answer.part_size is None or answer.part_size == item.part_size:
             return None, answer.part_size
         return Wanted(part_sizes=frozenset({answer.part_size})), answer.part_size

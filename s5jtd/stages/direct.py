@@ -257,13 +257,13 @@ class Direct:
             self._meter.found(job.id, Direction.PULL, count, mine)
             self._meter.found(job.id, Direction.PUSH, count, mine)
 
+        lane = Lane(job.id, Direction.PUSH)
+        choice = self._tuner.choose(lane, destination.way_ms, len(items))
         ends = Ends(
             job, source.client, self._engine.native.sink(job.destination.remote(destination)),
             self._unfinished, self._shared.memory, StagedCheck(job, source.client), self._engine.draw, found,
-            moved, lambda: self._halted(job),
+            moved, lambda: self._halted(job), choice.upload_parts,
         )  # fmt: skip
-        lane = Lane(job.id, Direction.PUSH)
-        choice = self._tuner.choose(lane, destination.health.latency_ms, len(items))
         with ThreadPoolExecutor(min(choice.workers, len(items), HANDS_MAX), self.name) as pool:
             copies = may_copy(job, destination)
             left = {pool.submit(_moved, ends, destination, item, copies): item for item in items}

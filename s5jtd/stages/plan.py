@@ -186,11 +186,11 @@ class Plan:
             return False
         chunk, backlog = job.config.chunk, Limits(objects[word], sizes[word])
         least = Limits(chunk.min_objects or FINEST.objects, chunk.min_bytes or FINEST.bytes)
-        latencies = (endpoint.health.latency_ms for endpoint in job.destination.endpoints.all())
-        latency_ms = min((ms for ms in latencies if ms is not None), default=None)
-        wide = self._tuner.wide(Lane(job.id, Direction.PUSH), latency_ms)
+        ways = (endpoint.way_ms for endpoint in job.destination.endpoints.all())
+        way_ms = min((ms for ms in ways if ms is not None), default=None)
+        wide = self._tuner.wide(Lane(job.id, Direction.PUSH), way_ms)
         limit = limits(job.portion(self._tuner), backlog, 4 * (1 + len(others)), least, wide)
-        if wide or latency_ms is None:  # little at first would leave a long way empty, slower than any disk
+        if wide or way_ms is None:  # little at first would leave a long way empty, slower than any disk
             lane = replace(lane, is_known=True)
         size = spread.share_bytes(lane, [lane, *others], limit.bytes, min(limit.bytes, least.bytes))
         limit = replace(limit, bytes=size)

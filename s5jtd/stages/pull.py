@@ -195,9 +195,7 @@ class Pull:
             lane = Lane(job.id, Direction.PULL)
             self._meter.found(job.id, Direction.PULL, _left_of(work), threading.get_ident())
             run_started = time.monotonic()
-            choice = self._tuner.choose(
-                lane, endpoint.health.latency_ms, len(items), sum(item.size for item in items)
-            )
+            choice = self._tuner.choose(lane, endpoint.way_ms, len(items), sum(item.size for item in items))
             run = self._engine.run(
                 Batch(
                     Direction.PULL, remote,

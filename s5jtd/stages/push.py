@@ -17,7 +17,7 @@ from s5jtd.ledger.rows import Chunk, Delivered, Item, Returned
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.ledger.unfinished import Unfinished
-from s5jtd.link.tuning import Lane, Tuner
+from s5jtd.link.tuning import Choice, Lane, Tuner
 from s5jtd.meter import Meter
 from s5jtd.model import NO_BELONGINGS, Belongings, Direction
 from s5jtd.pool import Pool
@@ -39,7 +39,7 @@ from s5jtd.stages.failures import (
 )
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job, batch_path
-from s5jtd.stages.resuming import UploadBook, lasting
+from s5jtd.stages.resuming import UploadBook, lasting, may_be_cut
 from s5jtd.volumes.chunks import ChunkFolder, file_name
 from s5jtd.volumes.probe import volume_error
 from s5jtd.volumes.volume import Volume, VolumeState
@@ -189,16 +189,20 @@ class Push:
                 found = partial(self._meter.found, job.id, Direction.PUSH, thread=threading.get_ident())
                 book = UploadBook(self._unfinished, job, left, found)
                 last = lasting(self._unfinished, job, list(left.values()), Direction.PUSH)
+                choice = self._choose(job, endpoint, left.values(), last)
                 left |= {
                     name: replace(item, part_size=book.part_size(name))
-                    for name, item in left.items()
                     if item.id in last
+                    else replace(item, part_size=choice.cut_bytes)
+                    for name, item in left.items()
+                    if item.id in last or (choice.cut_bytes and may_be_cut(job, item))
                 }
                 run = self._send(
                     job,
                     folder,
                     left,
                     endpoint,
+                    choice=choice,
                     takes=takes or {},
                     book=book,
                     last=last,
@@ -218,6 +222,10 @@ class Push:
         if len(left) > 1:  # one of which the engine said nothing may have suffered for another's sake
             limit |= dict.fromkeys(left.keys() - outcomes.keys(), NEVER)
         return [_or_park(job, settled[i.id], limit.get(file_name(i.id), job.config.attempts)) for i in items]
+
+    def _choose(self, job: Job, endpoint: Endpoint, items: Collection[Item], last: Collection[int]) -> Choice:
+        to_cut = sum(item.id not in last and may_be_cut(job, item) for item in items)
+        return self._tuner.choose(Lane(job.id, Direction.PUSH), endpoint.way_ms, len(items), to_cut=to_cut)
 
     def _look(
         self,
@@ -277,6 +285,7 @@ class Push:
         items: Mapping[str, Item],
         endpoint: Endpoint,
         *,
+        choice: Choice,
         takes: Mapping[int, Belongings],
         book: UploadBook,
         last: Collection[int],
@@ -299,9 +308,7 @@ class Push:
                 self._meter.add(job.id, Direction.PUSH, 0, 1)
 
         writable = self.volume.state is not VolumeState.READONLY
-        lane = Lane(job.id, Direction.PUSH)
         started = time.monotonic()
-        choice = self._tuner.choose(lane, endpoint.health.latency_ms, len(items))
 
         def transfer(name: str, item: Item) -> Transfer:
             own = stamped(job, takes.get(item.id, NO_BELONGINGS))
@@ -319,7 +326,7 @@ class Push:
             Caller(on_outcome, on_progress, lambda: self._halted(job) or not self.volume.state.gives_pushes),
         )  # fmt: skip
         went = trial(items, outcomes, run, started)
-        self._tuner.learn(lane, choice, went)
+        self._tuner.learn(Lane(job.id, Direction.PUSH), choice, went)
         if went.objects and not went.trouble:  # what failed says nothing of speed
             job.destination.endpoints.ran(endpoint, went.pace)
         return run

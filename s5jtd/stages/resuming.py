@@ -13,6 +13,7 @@ from s5jtd.engine.parts import unfinished
 from s5jtd.integrity.evidence import sane_upload_part_size
 from s5jtd.ledger.rows import Chunk, Item, Returned
 from s5jtd.ledger.unfinished import Begun, Part, Unfinished
+from s5jtd.link.tuning import FAR_WHOLE_BYTES
 from s5jtd.model import Direction, Side
 from s5jtd.stages.job import Job
 from s5jtd.volumes import space
@@ -64,6 +65,15 @@ def part_bytes(job: Job, item: Item, source_part: int | None) -> int:
     chosen = sane_upload_part_size(item.size, item.etag, source_part, default, single_put_max=0)
     most = max(default, item.size // _PARTS_MIN) if is_large(job, item) else item.size
     return chosen if chosen <= most else default
+
+
+def may_be_cut(job: Job, item: Item) -> bool:
+    """Whether an object that would go up in one PUT may go in parts, should that fill the line.
+
+    Not where the configuration says what goes in parts, nor for what soon comes through in one.
+    """
+    in_one = item.part_size is None and item.size > FAR_WHOLE_BYTES
+    return in_one and job.part_size(Side.DESTINATION) is None and job.destination.folder is None
 
 
 def part_bytes_now(item: Item, usual: int, begun: Begun | None) -> int:

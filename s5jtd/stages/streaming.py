@@ -35,8 +35,6 @@ WHOLE_BYTES_MAX: Final = 8 * MIB
 MEMORY_BYTES: Final = 192 * MIB
 #: Parts are no larger, whatever the source's or the configuration's are, unless S3 takes no more of them.
 _PART_BYTES_MAX: Final = 64 * MIB
-#: Parts of one object that go up at a time, while the next one comes.
-_PARTS_AT_A_TIME: Final = 2
 
 
 class Memory:
@@ -88,6 +86,7 @@ class Ends:
     found: Callable[[int], None]  #: told the bytes that need not move again
     moved: Callable[[int], None]  #: told the bytes that came, and of other signs of life (0)
     stopped: Callable[[], bool]
+    parts: int  #: of one object that go up at a time, while the next one comes
 
     def look(self, count: int) -> None:
         """Say that something went on.
@@ -232,7 +231,7 @@ class _InParts:
         """Fetch part after part, and send some of them at a time."""
         count = -(-self._item.size // self._part_size)
         under_way: set[Future[None]] = set()
-        with ThreadPoolExecutor(_PARTS_AT_A_TIME, "direct part") as pool:
+        with ThreadPoolExecutor(self._ends.parts, "direct part") as pool:
             try:
                 for number in range(1, count + 1):
                     if number in self._parts:
@@ -244,7 +243,7 @@ class _InParts:
                         self._ends.memory.give(self._length(number))
                         raise
                     under_way.add(pool.submit(self._send, transfer, begun, number, body))
-                    under_way = self._await(under_way, _PARTS_AT_A_TIME)
+                    under_way = self._await(under_way, self._ends.parts)
                 self._await(under_way, 1)
             finally:
                 pool.shutdown(cancel_futures=False)
