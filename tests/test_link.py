@@ -110,6 +110,9 @@ class TestBudget:
         now[0] = 3.1
         assert budget.draw(512)[0] == 512
         assert budget.charge(10**12) == pytest.approx(10.0)
+        rates[0] = 10_000.0  # of which it would be a hundred seconds
+        now[0] = 13.2
+        assert budget.draw(512)[0] == 512
         rates[0] = 0.0
         assert budget.charge(10**12) == 0.0
         rates[0] = None

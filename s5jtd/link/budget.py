@@ -74,7 +74,8 @@ class Budget:
 
     def _gain(self, rate: float, now: float) -> None:
         most = max(rate * KEPT_SECONDS, float(_DRAW_BYTES_MIN))
-        self._tokens = min(self._tokens + rate * (now - self._at), most)
+        tokens = max(self._tokens, -rate * _OWED_SECONDS)  # of what was owed under a higher limit, no more
+        self._tokens = min(tokens + rate * (now - self._at), most)
         self._at = now
 
     def give_back(self, unused: int) -> None:
