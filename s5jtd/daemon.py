@@ -109,7 +109,7 @@ def serve(life: Life, inbox: Inbox, notify: Notify) -> Stop:
 
 def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
     tick = min(TICK_SECONDS_MAX, watchdog_seconds() / 3)
-    known: list[str] = []  # those that were said to be stuck: once, not at each tick
+    known: set[str] = set()  # those that were said to be stuck: once, not at each tick
     while True:
         with contextlib.suppress(queue.Empty):
             message = inbox.get(timeout=tick)
@@ -118,12 +118,12 @@ def _live(life: Life, inbox: Inbox, notify: Notify) -> Stop:
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             life.reload(message.answer)
             notify("READY=1")
-        stuck = [worker.name for worker in life.workers() if worker.critical and worker.stuck()]
+        stuck = {worker.name: worker for worker in life.workers() if worker.critical and worker.stuck()}
         if not stuck:
             notify("WATCHDOG=1")
-        elif stuck != known:
-            log.error("worker_stuck", workers=stuck)
-        known = stuck
+        for name in sorted(stuck.keys() - known):
+            log.error("worker_stuck", worker=name, where=stuck[name].where())
+        known = set(stuck)
         life.tend()
         notify(f"STATUS={life.headline()}")
         if (end := life.finished()) is not None:

@@ -102,6 +102,11 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "info", "the daemon began to start; `version`, `pid`, `jobs` and `volumes` say as what"
         ),
         "daemon_stopping": Event("info", "the daemon was asked to end, and why"),
+        "daemon_was_aborted": Event(
+            "warning",
+            "the life before this one was aborted, by the watchdog or a crash; `file` says where each of its"
+            " threads stood",
+        ),
         "endpoint_checks_kept": Event(
             "info", "what `s5jtd check` found out of `endpoints` is in the ledger, and used"
         ),
@@ -231,7 +236,9 @@ EVENTS: Final[Mapping[str, Event]] = MappingProxyType(
             "error", "a part of the daemon failed unexpectedly; the daemon ends and is started again"
         ),
         "worker_stuck": Event(
-            "error", "a part of the daemon does not move; systemd's watchdog is about to end it"
+            "error",
+            "a part of the daemon does not move; systemd's watchdog is about to end it; `where` says where"
+            " it stands, the innermost call first",
         ),
     }
 )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from typing import Protocol
+from pathlib import Path
+from typing import Final, Protocol
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+#: Of a thread that is stuck: enough to see in what, and from which step of which stage.
+CALLS_SHOWN: Final = 12
 
 
 class Stage(Protocol):
@@ -74,6 +80,12 @@ class Worker(threading.Thread):
     def stuck(self) -> bool:
         """Alive is not enough: a thread in a dead mount is alive."""
         return self.is_alive() and time.monotonic() - self._beat_at > self.stage.quiet_seconds_max
+
+    def where(self) -> str:
+        """Where it stands, the innermost call first; no longer than a line of a log may be."""
+        frame = sys._current_frames().get(self.ident or 0)  # noqa: SLF001  documented, and its only name
+        calls = [] if frame is None else list(traceback.walk_stack(frame))[:CALLS_SHOWN]
+        return " < ".join(f"{Path(f.f_code.co_filename).name}:{line} {f.f_code.co_name}" for f, line in calls)
 
     def beat(self) -> None:
         """It moves."""

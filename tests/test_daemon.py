@@ -112,7 +112,9 @@ def test_a_start_that_moves_is_given_more_time_and_one_that_is_stuck_is_not(
     assert not said
 
 
-def test_an_abort_tells_where_each_thread_was(appliance: Appliance) -> None:
+def test_an_abort_leaves_where_each_thread_was_in_a_file_and_the_next_life_says_so(
+    appliance: Appliance,
+) -> None:
     """What systemd's watchdog sends.
 
     faulthandler reads the frames of threads that may be running, and can fault over it; those of a daemon
@@ -124,8 +126,14 @@ def test_an_abort_tells_where_each_thread_was(appliance: Appliance) -> None:
     appliance.process.send_signal(signal.SIGABRT)
 
     assert appliance.process.wait(WAIT_SECONDS) in (-signal.SIGABRT, -signal.SIGSEGV)
-    assert "Fatal Python error: Aborted" in appliance.log()
-    assert "worker.py" in appliance.log()
+    assert "Fatal Python error" not in appliance.log()
+
+    appliance.start()
+    (told,) = until(lambda: appliance.events("daemon_was_aborted"), "what the next life says of it")
+    kept = Path(told["file"])
+    assert "Fatal Python error: Aborted" in kept.read_text()
+    assert "worker.py" in kept.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_second_ctrl_c_ends_it_at_once(appliance: Appliance) -> None:

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from s5jtd import daemon
 from s5jtd.daemon import Inbox, Stop, serve
@@ -161,10 +162,15 @@ def test_p14_the_watchdog_is_fed_no_more_once_a_worker_is_stuck_that_everybody_n
         if stuck and message.startswith("STATUS=") and next(rounds, None) is None:
             inbox.put(Stop("enough was seen", 0))
 
-    serve(life, inbox, notify)
+    with capture_logs() as told:
+        serve(life, inbox, notify)
     released.set()
 
     assert bool(fed_while_stuck) is not critical
+    # Once, and with the place: what it waits in first, then the way there.
+    stuck = [one["where"] for one in told if one["event"] == "worker_stuck"]
+    assert len(stuck) == int(critical)
+    assert all(re.match(r"threading.py:\d+ wait < ", one) and "worker.py" in one for one in stuck), stuck
 
 
 @pytest.fixture

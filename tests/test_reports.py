@@ -620,6 +620,41 @@ def test_a_daemon_that_crashes_again_and_again_says_so_once(desk: Desk) -> None:
     desk.ledger = life.ledger
 
 
+def test_what_a_crash_cut_or_what_lies_on_a_volume_by_now_did_not_fail(desk: Desk) -> None:
+    """Of four that met something: one was cut, one was staged at its second try, two wait for one more."""
+    desk.see(b"cut", b"late", b"pull", b"push")
+
+    def hop(codes: dict[bytes, str]) -> None:
+        desk.ledger.plan(desk.job, desk.volume, desk.ledger.views.candidates(desk.job, 9), 4096)
+        chunk = desk.ledger.take_pull(desk.volume)
+        assert chunk is not None
+        items = desk.ledger.views.pulling(chunk.id)
+        staged = [
+            Staged(item, Digests(10, "AAAAAAAAAAA="), Evidence.ETAG, None)
+            for item in items
+            if item.key not in codes
+        ]
+        missed = [
+            Returned(item, State.SEEN, codes[item.key], "x", counted=False)
+            for item in items
+            if item.key in codes
+        ]
+        desk.ledger.settle_pull(chunk, staged, missed, "http://s")
+
+    hop(dict.fromkeys((b"cut", b"late", b"pull"), "interrupted") | {b"late": "server_error"})
+    taken = desk.ledger.take_push(desk.volume, [desk.job])
+    assert taken is not None
+    chunk, items = taken
+    desk.ledger.settle_push(chunk, [], [Returned(item, State.STAGED, "denied", "x") for item in items], None)
+    hop({b"cut": "interrupted", b"pull": "server_error"})
+    life = desk.again()
+
+    (report,) = life.tell()
+
+    assert (report["status"], report["left"], report["failed"]) == ("interrupted", 4, 2)
+    desk.ledger = life.ledger
+
+
 def test_a_look_that_was_cut_is_told_with_what_it_took_in(desk: Desk) -> None:
     look = desk.ledger.begin_pass(desk.job)
     desk.admit(look, b"a", b"b")
@@ -726,6 +761,7 @@ def test_an_object_parked_and_retried_within_one_pass_counts_as_it_ended(desk: D
 
     assert (report["status"], report["parked"], report["files_synced"]) == ("success", 0, 2)
     assert keys_of(report) == ["a", "a", "b"]
+    assert [one["error"] for one in report["objects"]] == ["too_large: x (taken up again since)", None, None]
 
 
 def test_what_was_under_way_before_there_were_reports_is_told_too(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import sdnotify
 
-from s5jtd import log
+from s5jtd import aftermath, log
 from s5jtd.app import App
 from s5jtd.config import Config
 from s5jtd.daemon import Inbox, Stop, serve
@@ -34,11 +34,12 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
         S5jtError: it could not start.
     """
     log.configure(config.log.level)
-    # The watchdog ends a daemon that is stuck with SIGABRT; where each thread was goes to the journal.
+    # The watchdog ends a daemon that is stuck with SIGABRT.
     faulthandler.enable()
     inbox: Inbox = Inbox()
     began = int(time.time())
     app = App(config, path, inbox, once=once)
+    aftermath.keep(config.state_dir)  # it is ours alone by now
     try:
         stop = serve(app, inbox, sdnotify.SystemdNotifier().notify)
         problems = app.problems.now() if once and stop.exit_code else []

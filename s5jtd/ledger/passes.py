@@ -203,10 +203,14 @@ class Passes:
             after = rows[-1][0]
 
     def failing(self, one: OpenPass) -> int:
-        """How many objects of a pass failed at least once and wait for another try."""
+        """How many objects of a pass failed and wait for another try at what failed.
+
+        What the end of a daemon cut did not fail, and what lies on a volume has its failed pulls behind it.
+        """
         rows = self._rows(
             "SELECT count(DISTINCT f.object_id) FROM failures AS f JOIN objects AS o ON o.id = f.object_id"
-            " WHERE f.id > ? AND o.pass_id = ? AND o.state < 4 AND f.code <> 'interrupted'",
+            " WHERE f.id > ? AND o.pass_id = ? AND f.code <> 'interrupted'"
+            " AND (o.state < 2 OR (o.state < 4 AND f.step = 'push' AND f.at_ms >= o.staged_at_ms))",
             one.failures_before, one.id,
         )  # fmt: skip
         return int(rows[0][0])

@@ -16,6 +16,7 @@ MEGABYTE = 1_000_000
 #: Of every object, whatever else its job asks for.
 ALGORITHM = "CRC64NVME"
 GONE = "gone: the source no longer had it when its turn came"
+TAKEN_UP = " (taken up again since)"
 
 
 class Cause(StrEnum):
@@ -86,8 +87,14 @@ def _told(one: Arrival, evidence: Evidence | None) -> ReportObject:
         "delivered_at": None if evidence is None else instant(one.at_ms),
         "seconds": seconds,
         "endpoint": None if evidence is None else one.push_endpoint,
-        "error": GONE if one.state == State.GONE else one.reason,
+        "error": _error(one),
     }
+
+
+def _error(one: Arrival) -> str | None:
+    """Why it came to rest before its destination; where it arrives later, another entry says so."""
+    reason = GONE if one.state == State.GONE else one.reason
+    return f"{reason}{TAKEN_UP}" if one.state == State.PARKED and not one.stays else reason
 
 
 def status(cause: Cause, tally: Tally, looks: Looks, *, found: int, left: int) -> str:
