@@ -263,7 +263,7 @@ def test_a_pass_that_was_cut_is_told_as_interrupted_and_nothing_is_told_twice(
     chaos.add(Bandwidth(400_000))
     appliance.configure(
         job(
-            side(moto, here),
+            side(moto, here, url=chaos.url),
             side(moto, moto.new_bucket(), url=chaos.url),
             chunk={"objects": 30},
             scan_every="1h",
@@ -285,7 +285,8 @@ def test_a_pass_that_was_cut_is_told_as_interrupted_and_nothing_is_told_twice(
     assert cut["status"] == "interrupted"
     assert 30 <= cut["files_synced"] < 300
     assert cut["left"] == 300 - cut["files_synced"]
-    assert number == signal.SIGKILL or (cut["failed"], rest[-1]["retried"]) == (0, 0)
+    # What was cut in mid-pull or in mid-push did not fail.
+    assert (cut["failed"], rest[-1]["retried"]) == (0, 0)
     assert rest[-1]["status"] == "success"
     assert rest[-1]["left"] == 0
     assert {report["pass"] for report in told if report["files_synced"]} == {cut["pass"]}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from s5jtd.engine.choice import Engines
-from s5jtd.engine.contract import Failure, TransferFailed
+from s5jtd.engine.contract import End, Failure, TransferFailed
 from s5jtd.errors import EndpointDown, EndpointError, LostRace, ObjectError
 from s5jtd.integrity.evidence import same_object
 from s5jtd.integrity.hashing import Wanted
@@ -27,7 +27,7 @@ from s5jtd.s3.endpoints import Endpoint
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.check import DESTINATION_MISMATCH, SOURCE_MISMATCH, DeliveredCheck, StagedCheck, refused
 from s5jtd.stages.copying import copied, may_copy, settled_copy
-from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, INTERRUPTED, tell_mismatches, trouble
+from s5jtd.stages.failures import BLAMELESS, FAILURE_CODES, said_nothing, tell_mismatches, trouble
 from s5jtd.stages.inquiry import holdings
 from s5jtd.stages.job import Job
 from s5jtd.stages.resuming import is_large
@@ -339,7 +339,7 @@ def _listed(item: Item) -> Listed:
 
 
 def _untouched(item: Item) -> Returned:
-    return Returned(item, State.SEEN, INTERRUPTED, "the transfer was ended before it was over", counted=False)
+    return Returned(item, State.SEEN, *said_nothing(End.STOPPED), counted=False)
 
 
 def _seen_again(settled: Settled) -> Settled:

@@ -41,6 +41,13 @@ NO_ANSWER = "no_answer"
 INTERRUPTED = "interrupted"
 
 
+def said_nothing(end: End) -> tuple[str, str]:
+    """Code and words for an object that a run which ended so said nothing of."""
+    if end is End.STOPPED:
+        return INTERRUPTED, "the transfer was ended before it was over"
+    return NO_ANSWER, f"the engine said nothing of it and ended ({end})"
+
+
 def trouble(settled: Iterable[object]) -> dict[str, str]:
     """What most of those met that did not make their hop, for the log; nothing where all did."""
     met = Counter(one.message for one in settled if isinstance(one, Returned))
@@ -87,11 +94,6 @@ def weigh(
     if fault is None or blamed != sick:
         endpoints.report(endpoint, fault, transfers=max(1, len(outcomes)))
     return frozenset(blamed)
-
-
-def unsaid(end: End) -> str:
-    """The failure code of objects of which a run that ended so said nothing."""
-    return INTERRUPTED if end is End.STOPPED else NO_ANSWER
 
 
 def trial(items: Mapping[str, Item], outcomes: Mapping[str, Outcome], run: Run, started: float) -> Trial:

@@ -43,10 +43,10 @@ from s5jtd.stages.failures import (
     LINK_ATTEMPTS_MIN,
     NO_ANSWER,
     engine_failed,
+    said_nothing,
     tell_mismatches,
     trial,
     trouble,
-    unsaid,
     weigh,
 )
 from s5jtd.stages.job import Job, batch_path
@@ -60,6 +60,8 @@ from s5jtd.worker import Bell
 log = structlog.get_logger(__name__)
 
 Settled = Staged | Returned
+
+_CUT = (INTERRUPTED, "the daemon ended in mid-pull")
 
 
 @dataclass(slots=True)
@@ -296,8 +298,7 @@ class Pull:
         if outcome is None or outcome.failure is None:
             # A run that was ended says nothing about those it did not come to.
             counted = is_blamed or end in (End.EXITED, End.KILLED)
-            message = f"the engine said nothing of it and ended ({end})"
-            returned = Returned(item, State.SEEN, unsaid(end), message, counted, later if counted else 0)
+            returned = Returned(item, State.SEEN, *said_nothing(end), counted, later if counted else 0)
         else:
             counted = is_blamed or outcome.failure not in BLAMELESS
             returned = Returned(
@@ -405,16 +406,11 @@ class Pull:
             return False
         if chunk.state is ChunkState.PLANNED:  # it was put off, or never begun: no attempt was under way
             return True
-        message = "the daemon ended in mid-pull"
-        return self._keeps(job, chunk, items, Returned(items[0], State.SEEN, INTERRUPTED, message))
+        return self._keeps(job, chunk, items, Returned(items[0], State.SEEN, *_CUT))
 
     def _adopt(self, chunk: Chunk, items: Sequence[Item], staged: list[Staged]) -> int:
         missing = {item.id for item in items} - {one.item.id for one in staged}
-        returned = [
-            Returned(item, State.SEEN, INTERRUPTED, "the daemon ended in mid-pull", counted=False)
-            for item in items
-            if item.id in missing
-        ]
+        returned = [Returned(item, State.SEEN, *_CUT, counted=False) for item in items if item.id in missing]
         self._ledger.settle_pull(chunk, staged, returned, None)
         return len(staged)
 
@@ -433,10 +429,18 @@ class Pull:
                 {file_name(item.id): item for item in items}, beat,
             )  # fmt: skip
             # The attempt counts: what brought the daemon down must not do so for ever.
-            settled = self.settle(work, items, End.KILLED)
+            settled = [_cut_off(one) for one in self.settle(work, items, End.KILLED)]
             self._seal(work, settled)
         self._commit(work, settled, None)
         return sum(isinstance(one, Staged) for one in settled)
+
+
+def _cut_off(one: Settled) -> Settled:
+    """What a salvage does not find was cut with the daemon, and nobody found a fault with it."""
+    if isinstance(one, Returned) and one.to is State.SEEN and one.code == NO_ANSWER:
+        code, message = _CUT
+        return replace(one, code=code, message=message)
+    return one
 
 
 def _left_of(work: _Work) -> int:
@@ -458,7 +462,7 @@ def _or_park(job: Job, returned: Returned, *, alone: bool, is_blamed: bool = Fal
     attempts = max(job.config.attempts, LINK_ATTEMPTS_MIN if is_blamed else 1)
     if returned.to is not State.SEEN or not returned.counted or returned.item.attempts < attempts:
         return returned
-    if returned.code == NO_ANSWER and not alone:
+    if returned.code in (NO_ANSWER, INTERRUPTED) and not alone:
         return returned
     return Returned(returned.item, State.PARKED, returned.code, returned.message)
 

@@ -31,10 +31,10 @@ from s5jtd.stages.failures import (
     FAILURE_CODES,
     LINK_ATTEMPTS_MIN,
     engine_failed,
+    said_nothing,
     tell_mismatches,
     trial,
     trouble,
-    unsaid,
     weigh,
 )
 from s5jtd.stages.inquiry import holdings
@@ -367,8 +367,7 @@ def _worth_asking(outcome: Outcome | None, run: Run) -> bool:
 def _not_sent(job: Job, item: Item, outcome: Outcome | None, run: Run, is_blamed: bool) -> Returned:
     later = job.not_before_ms(item.attempts)
     if outcome is None or outcome.failure is None:
-        message = f"the engine ended first ({run.end})"
-        return Returned(item, State.STAGED, unsaid(run.end), message, is_blamed, later if is_blamed else 0)
+        return Returned(item, State.STAGED, *said_nothing(run.end), is_blamed, later if is_blamed else 0)
     if outcome.failure is Failure.UNFIT:
         return Returned(item, State.PARKED, FAILURE_CODES[outcome.failure], outcome.message)
     # Of the volume's failures only what `_unreadable` could read itself comes here: so it is the object's.
