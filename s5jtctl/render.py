@@ -49,7 +49,11 @@ def resync(reply: Reply, look: Look) -> list[str]:
         lines.append(f"  and {units.count(omitted)} more")
     totals = reply["totals"]
     if totals is None:
-        return [*lines, f"{safe(reply['name'])}: {_words(reply['result'])}"]
+        started = f"{safe(reply['name'])}: {_words(reply['result'])}"
+        return [
+            *lines,
+            f"{started}; its totals: s5jtctl status {safe(reply['name'])}; to wait for all it finds: --wait",
+        ]
     column = max(len(units.count(totals[name])) for name, _ in _MARKS.values())
     if lines:
         lines.append("")
@@ -82,18 +86,27 @@ def objects(reply: Reply, look: Look) -> list[str]:
     return _tabled("STATE >SIZE EVIDENCE VOLUME >TRIES SINCE KEY", rows, look)
 
 
+#: Of what is known of an object; the rest of it is for whoever looks into the ledger.
+_ASKED_FIRST = (
+    "state", "reason", "since", "size", "volume", "attempts", "not_before", "pull_evidence", "push_evidence",
+    "etag", "destination_etag",
+)  # fmt: skip
+
+
 def explain(reply: Reply, look: Look) -> list[str]:
     """The story of one object: what is known, what happened in order, what failed."""
     row = reply["object"]
     lines = [paint(safe(row.get("key")), "bold", on=look.colour)]
-    names = [name for name in row if name != "key"]
+    known = [name for name in row if name != "key" and row[name] is not None]
+    names = [*(name for name in _ASKED_FIRST if name in known), *(n for n in known if n not in _ASKED_FIRST)]
     column = max(map(len, names), default=0)
     lines += [f"  {safe(name):<{column}}  {_value(name, row[name])}" for name in names]
     lines += ["", paint("STORY", "bold", on=look.colour)]
     lines += [
         f"{safe(line['at'])}  {safe(line['what'])}{_aside(line['detail'])}" for line in reply["story"]
     ] or ["nothing has happened to it yet"]
-    if reply["failures"] and not any(line["what"] == "failed" for line in reply["story"]):
+    told = {line["what"] for line in reply["story"]}
+    if reply["failures"] and not told & {"failed", "interrupted"}:  # by a daemon before them
         rows = [
             [
                 safe(each["at"]),
@@ -252,7 +265,7 @@ def _value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        if "bytes" in name and value >= units.KIB:
+        if ("bytes" in name or name == "size") and value >= units.KIB:
             return f"{value:,} ({units.amount(value)})"
         if name.endswith("_seconds") and value >= units.MINUTE:
             return f"{value:g} ({units.span(value)})"

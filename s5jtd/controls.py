@@ -15,6 +15,7 @@ from s5jtd.errors import Busy, EndpointError, UsageError
 from s5jtd.ledger.rows import FOREVER_MS
 from s5jtd.ledger.states import State
 from s5jtd.model import Side, printable
+from s5jtd.stages.failures import INTERRUPTED
 from s5jtd.stages.findings import Wish
 from s5jtd.stages.job import Job
 from s5jtd.status import endpoint_rows, rfc3339
@@ -406,10 +407,15 @@ def _unverified(insecure: int) -> str:
 
 def _failed(failure: Mapping[str, Any]) -> list[shapes.StoryLine]:
     """An attempt that came to nothing, in its place in the story."""
+    cut = failure["code"] == INTERRUPTED
     way = "from" if failure["step"] == "pull" else "to"
-    where = f"{failure['step']} {way} {failure['endpoint'] or 'no endpoint'}"
+    where: str = failure["step"]
+    if failure["endpoint"] or not cut:
+        where += f" {way} {failure['endpoint'] or 'no endpoint'}"
     if failure["volume"]:
         where += f" by way of {failure['volume']}"
+    if cut:
+        return _line(failure["at_ms"], "interrupted", f"{where}: {failure['message']}")
     return _line(failure["at_ms"], "failed", f"{where}: {failure['code']}: {failure['message']}")
 
 

@@ -321,7 +321,10 @@ ANSWERS = [
     (
         render.resync,
         FakeControls().job_resync(requests.JobResync(job="archive-to-cloud")),
-        "archive-to-cloud: resync started\n",
+        (
+            "archive-to-cloud: resync started; its totals: s5jtctl status archive-to-cloud; to wait for"
+            " all it finds: --wait\n"
+        ),
     ),
     (
         render.objects,
@@ -338,6 +341,7 @@ delivered  1.00 MiB  etag      -           1  2026-01-31T11:00:00Z  b/raw\xff
         {
             "object": {
                 "key": "a/\u202e1",
+                "id": 7,
                 "state": "parked",
                 "size_bytes": 2**20,
                 "reason": None,
@@ -361,8 +365,8 @@ delivered  1.00 MiB  etag      -           1  2026-01-31T11:00:00Z  b/raw\xff
         },
         r"""a/\u202e1
   state        parked
+  id           7
   size_bytes   1,048,576 (1.00 MiB)
-  reason       -
   sha          no
   age_seconds  7300 (2h 1m)
 

@@ -34,7 +34,7 @@ from s5jtd.reports import folder as folders
 from s5jtd.reports.folder import ReportFolder
 from s5jtd.reports.run import DAILY_SECONDS, Reporter
 from tests.appliance import Appliance, side, some_objects, until
-from tests.chaos import Bandwidth, Chaos, Flip
+from tests.chaos import Bandwidth, Chaos, Flip, Stall
 from tests.servers import Server
 
 Report = dict[str, Any]
@@ -259,8 +259,10 @@ def test_a_pass_that_was_cut_is_told_as_interrupted_and_nothing_is_told_twice(
     """At the stop, where there is time for it, else at the next start; then the same pass goes on."""
     here = moto.new_bucket()
     objects = some_objects(300)
+    held_up = "missions/0001.dat"  # so its chunk is being pulled when the end comes
     moto.fill(here, objects)
     chaos.add(Bandwidth(400_000))
+    chaos.add(Stall(after=0, method="GET", key=held_up))
     appliance.configure(
         job(
             side(moto, here, url=chaos.url),
@@ -291,6 +293,11 @@ def test_a_pass_that_was_cut_is_told_as_interrupted_and_nothing_is_told_twice(
     assert rest[-1]["left"] == 0
     assert {report["pass"] for report in told if report["files_synced"]} == {cut["pass"]}
     assert arrived(told) == Counter(key.decode() for key in objects)
+
+    story = appliance.ask("object.explain", job="archive", key=held_up)["story"]
+    assert "failed" not in {line["what"] for line in story}
+    (interrupted,) = [line["detail"] for line in story if line["what"] == "interrupted"]
+    assert interrupted.startswith("pull ")
 
 
 def test_a_long_list_lies_beside_the_report_and_is_read_in_pages(
