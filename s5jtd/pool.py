@@ -366,7 +366,7 @@ class _Attempt(threading.Thread):
 
 def silent(volume: Volume) -> VolumeFailed:
     """What is wrong with a volume on which a thread is stuck."""
-    return VolumeFailed(f"{volume.path} does not answer", hint="look at `dmesg`")
+    return VolumeFailed(f"{volume.path} does not answer", hint="look for disk errors in `journalctl -k`")
 
 
 class Watch:

@@ -150,7 +150,7 @@ class Upkeep:
             self._problems.raise_(
                 "ledger_wal_large", SUBJECT,
                 f"{self._database.path}-wal has {size} bytes: a program reads the ledger and does not end",
-                f"find and end it: fuser -v {self._database.path}",
+                f"find and end it, which is not s5jtd itself: fuser -v {self._database.path}",
             )  # fmt: skip
         else:
             self._problems.clear("ledger_wal_large", SUBJECT)
