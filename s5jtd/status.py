@@ -154,12 +154,14 @@ class StatusDesk:
         if choice is None:
             return None
         workers, parts = self._tuner.allowed
-        return {
+        found: shapes.Concurrency = {
             "workers": choice.workers, "parts": choice.parts, "why": choice.why,
             "workers_min": workers.least, "workers_max": workers.most,
             "parts_min": parts.least, "parts_max": parts.most,
-            "upload_part_bytes": choice.cut_bytes, "upload_part_why": choice.cut_why,
         }  # fmt: skip
+        if direction is Direction.PUSH:
+            found |= {"upload_part_bytes": choice.cut_bytes, "upload_part_why": choice.cut_why}
+        return found
 
     def _portion(self, job: Job) -> shapes.Portion:
         found = job.portion(self._tuner)
