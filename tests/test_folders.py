@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,17 +12,21 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
-from s5jtd.errors import EndpointRefused, Exit
+from s5jtd.engine.contract import Batch, Caller, Failure, Outcome, Remote, Transfer
+from s5jtd.errors import EndpointDown, EndpointRefused, Exit, ObjectGone
+from s5jtd.folders import room
 from s5jtd.folders.client import FolderClient
+from s5jtd.folders.engine import FolderEngine
 from s5jtd.folders.leave import Leave, is_ready
 from s5jtd.folders.paths import etag_of, ignore_lease_breaks, unfit
 from s5jtd.folders.watch import FolderWatch
-from s5jtd.model import Listed
+from s5jtd.model import Direction, Listed
 from s5jtd.s3.heads import head
 from s5jtd.s3.listing import list_objects
 from tests.appliance import Appliance, contents, digests, side, until
@@ -580,3 +585,33 @@ def test_a_marked_destination_without_its_marker_is_refused(hot: Path, tmp_path:
 
     with pytest.raises(EndpointRefused, match="not the folder that was delivered to"):
         client.probe()
+
+
+def test_a_full_folder_is_down_until_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def takes_no_more(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("s5jtd.folders.engine.copy", takes_no_more)
+    found = os.statvfs(tmp_path)
+    size = found.f_bavail * found.f_frsize * 2
+    data, folder = tmp_path / "data", tmp_path / "folder"
+    fill(data, {"1.obj": b"x"})
+    folder.mkdir()
+    remote = Remote("", None, None, None, directory=folder)
+    said: list[Outcome] = []
+    data_fd = os.open(data, os.O_RDONLY)
+    batch = Batch(Direction.PUSH, remote, (Transfer("1.obj", b"key", size),), data_fd, None, 1)
+    FolderEngine(cast("Any", SimpleNamespace(name="none"))).run(
+        batch, Caller(said.append, lambda _: None, lambda: False)
+    )
+    os.close(data_fd)
+
+    assert [outcome.failure for outcome in said] == [Failure.ENDPOINT]
+    client = FolderClient(folder, is_destination=True)
+    with pytest.raises(EndpointDown, match="is full"):
+        client.probe()
+    with pytest.raises(ObjectGone):  # it can be asked all the same
+        head(client, b"key")
+
+    room.refused(folder, 1)
+    client.probe()

@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 
 from s5jtd.errors import EndpointDown, EndpointRefused, ObjectChanged, ObjectGone, ObjectRefused, S5jtError
+from s5jtd.folders import room
 from s5jtd.folders.paths import (
     LEAVING,
     etag_of,
@@ -95,11 +96,19 @@ class FolderClient(S3Client):
         self._of_the_future: dict[bytes, tuple[tuple[str, int], float]] = {}
 
     def probe(self, prefix: bytes = b"") -> None:
-        """Find out whether the folder is there, and is the one it was.
+        """Find out whether the folder is there, is the one it was, and takes what it had no room for.
 
         Raises:
             EndpointDown, EndpointRefused: it is not.
         """
+        self._is_the_one()
+        lacking = room.lacking(self.directory) if self._is_destination else None
+        if lacking is not None:
+            raise EndpointDown(
+                f"{self.directory} is full: {lacking}", hint="make room there; it goes on by itself"
+            )
+
+    def _is_the_one(self) -> None:
         with self._root() as root_fd:
             if self._is_destination and not os.access(self.directory, os.W_OK | os.X_OK):
                 raise EndpointRefused(
@@ -127,7 +136,7 @@ class FolderClient(S3Client):
         with contextlib.ExitStack() as stack:
             try:
                 if key is None:
-                    self.probe()
+                    self._is_the_one()
                     answer = _Answer({}, iter(()))
                 else:
                     answer = self._of_file(stack, method, key, headers)
@@ -144,7 +153,7 @@ class FolderClient(S3Client):
             EndpointDown, EndpointRefused: the folder is not there.
             ObjectRefused: at the end, where a folder below could not be read: the rest was listed.
         """
-        self.probe()
+        self._is_the_one()
         window = Window(prefix, start_after, end_at)
         waits = self._settle_seconds > 0 and not window.is_one_key
         aside = Aside() if self._watch is None or window.is_one_key else Aside(self._watch.add)
@@ -221,7 +230,7 @@ class FolderClient(S3Client):
         if unfit(key) is not None:
             raise ObjectGone(f"{printable(key)} is in no folder: {unfit(key)}")
         if self._is_destination:
-            self.probe()  # that a file is missing says nothing where its disk is
+            self._is_the_one()  # that a file is missing says nothing where its disk is
         parts = key.split(b"/")
         root_fd = stack.enter_context(self._root())
         with self._errors_about(key):

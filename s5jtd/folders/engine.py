@@ -15,6 +15,7 @@ from typing import Final
 
 from s5jtd.engine.contract import Batch, Caller, End, Engine, Failure, Outcome, Remote, Run, Transfer
 from s5jtd.errors import VolumeError
+from s5jtd.folders import room
 from s5jtd.folders.client import MARKER
 from s5jtd.folders.copying import Stopped, copy
 from s5jtd.folders.paths import Unfit, exact, opened_file, opened_parent, opened_root, unfit
@@ -27,6 +28,7 @@ _MARKER_TEXT: Final = (
     b"s5jtd delivers into this folder.  Without this file it takes the disk for not mounted, and waits.\n"
 )
 _REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO})
+_FULL: Final = "no space is left in the folder"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _IN_THE_WAY: Final = {
     errno.ENOTDIR: "a file stands where a folder is needed",
@@ -94,6 +96,10 @@ class FolderEngine:
                         written[transfer.name] = transfer, _write(batch, transfer, temporary_fd, caller)
                     except OSError as error:
                         failed[transfer.name] = _outcome(transfer, error, Failure.ENDPOINT)
+                        if error.errno == errno.ENOSPC and batch.remote.directory is not None:
+                            # Of the destination, not of our volume: it is full for all of them.
+                            room.refused(batch.remote.directory, transfer.size)
+                            failed[transfer.name] = Outcome(transfer.name, Failure.ENDPOINT, _FULL)
                 syncfs(root_fd)
                 for transfer, name in written.values():
                     try:
