@@ -183,10 +183,12 @@ class StatusDesk:
         is_staged = job.config.mode == "staged"
         if is_staged and not any(volume.state.gives_pushes for volume in self._pool.volumes):
             return "blocked", "no volume can be used"
-        moving = [objects[state.word] for state in (State.PULLING, State.STAGED, State.PUSHING)]
-        if job.held and not any(moving) and not job.under_way:
-            return "blocked", job.held
-        if any(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING)):
+        is_moving = job.under_way or any(
+            objects[state.word] for state in (State.PULLING, State.STAGED, State.PUSHING)
+        )
+        if objects[State.SEEN.word]:
+            return "blocked" if job.held and not is_moving else "running", job.held
+        if is_moving:
             return "running", None
         return ("running" if job.scanning else "idle"), None
 

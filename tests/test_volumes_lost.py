@@ -17,6 +17,7 @@ from s5jtd.problems import Problems
 from s5jtd.volumes.volume import Volume, VolumeState
 from tests.appliance import some_objects, until
 from tests.autopsy import claims, refuted
+from tests.chaos import Chaos, Silence
 from tests.filesystems import MIB, failing_volume
 from tests.impatient import ImpatientNursery
 from tests.powercut import Site, when_free
@@ -141,12 +142,15 @@ def test_d3_d27_full_volumes_hold_the_pull_until_they_drain(
     objects = {b"%02d" % n: bytes([n]) * (4 * MIB) for n in range(24)}
     struck.source.fill(struck.here, objects)
     good = appliance.config_path.read_text()
-    appliance.config_path.write_text(good.replace(struck.destination.url, "http://127.0.0.1:9"))
-    struck.start()
-    until(appliance.running, "the first answer")
-    until(lambda: appliance.counted().keys() == {"staged", "seen"}, "a full volume")
-    until(lambda: appliance.counted().get("staged", 0) >= 8, "a full volume")
-    appliance.stop()
+    with Chaos(struck.destination.url) as slow:
+        slow.add(Silence(method="PUT"))
+        appliance.config_path.write_text(good.replace(struck.destination.url, slow.url))
+        struck.start()
+        until(appliance.running, "the first answer")
+        until(lambda: appliance.counted().keys() == {"staged", "pushing", "seen"}, "a full volume")
+        until(lambda: "has room for" in (appliance.status()["jobs"][0]["reason"] or ""), "why it waits")
+        assert appliance.status()["jobs"][0]["state"] == "running"
+        appliance.stop()
     assert all(row.state.word in ("seen", "staged") for row in struck.ledger().rows)
     appliance.config_path.write_text(good)
 

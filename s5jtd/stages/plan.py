@@ -19,6 +19,7 @@ from s5jtd.stages import spread
 from s5jtd.stages.budget import Budget
 from s5jtd.stages.job import Job
 from s5jtd.stages.resuming import lasting
+from s5jtd.units import format_bytes
 from s5jtd.volumes import space
 from s5jtd.volumes.volume import Volume
 from s5jtd.worker import Bell
@@ -205,6 +206,8 @@ class Plan:
             chosen = place(candidates, limit, lane.usable_bytes, allowed, alone)
             job.held = self._budget.held(candidates, allowed, name)
             if not chosen:
+                if candidates and job.held is None:
+                    job.held = _no_room(volume, lane.usable_bytes, candidates)
                 return False
             reserved = sum(space.footprint(item.size) for item in chosen)
             self._ledger.plan(job.id, volume.ledger_id, chosen, reserved)
@@ -231,3 +234,11 @@ class Plan:
                 job.id, giants, "too_large", "no volume can hold it: attach a larger one, then retry"
             )
         return bool(giants and largest)
+
+
+def _no_room(volume: Volume, usable_bytes: int, candidates: Sequence[Item]) -> str:
+    needed = min(space.footprint(item.size) for item in candidates)
+    return (
+        f"volume {volume.name} has room for {format_bytes(usable_bytes)} until more is pushed,"
+        f" and what comes next needs {format_bytes(needed)}"
+    )
