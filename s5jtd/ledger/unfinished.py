@@ -106,13 +106,13 @@ class Unfinished:
         return Begun(row[0], row[1], row[2], row[3], held, row[4])
 
     def broke_off(self, items: Sequence[Item], step: Literal["pull", "push"], times: int) -> frozenset[int]:
-        """The ids of those that failed so often at a step, not by a volume's fault nor by our end."""
+        """The ids of those that a step was not through with so often, but for volumes that failed."""
         found: set[int] = set()
         for start in range(0, len(items), _ASKED_AT_A_TIME):
             these = [item.id for item in items[start : start + _ASKED_AT_A_TIME]]
             rows = self._db.reading().execute(
                 f"SELECT object_id FROM failures WHERE object_id IN ({', '.join('?' * len(these))})"
-                " AND step = ? AND code <> 'interrupted' AND code NOT LIKE 'volume_%'"
+                " AND step = ? AND code NOT LIKE 'volume_%'"
                 " GROUP BY object_id HAVING count(*) >= ?",
                 (*these, step, times),
             )
