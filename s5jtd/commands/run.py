@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,10 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
     # The watchdog ends a daemon that is stuck with SIGABRT.
     faulthandler.enable()
     inbox: Inbox = Inbox()
-    began = int(time.time())
     app = App(config, path, inbox, once=once)
     aftermath.keep(config.state_dir)  # it is ours alone by now
     try:
+        told = max(app.reports.epochs(), default=0)
         stop = serve(app, inbox, sdnotify.SystemdNotifier().notify)
         problems = app.problems.now() if once and stop.exit_code else []
         left = {job.name: _left(app, job.id) for job in app.job_list()} if once else {}
@@ -52,7 +51,7 @@ def run_daemon(config: Config, path: Path, *, once: bool, as_json: bool = False)
             click.echo(f"hint: {problem.hint}", err=True)
     if once:
         log.close()  # the summary comes last
-        _sum_up(app, began, stop, left, as_json=as_json)
+        _sum_up(app, told, stop, left, as_json=as_json)
     # Under systemd an orderly end is a success, whichever signal asked for it.
     return 0 if not once and stop.reason in ("SIGTERM", "SIGINT") else stop.exit_code
 
@@ -63,9 +62,9 @@ def _left(app: App, job_id: int) -> int:
     return sum(objects[state.word] for state in (State.SEEN, State.PULLING, State.STAGED, State.PUSHING))
 
 
-def _sum_up(app: App, began: int, stop: Stop, left: Mapping[str, int], *, as_json: bool) -> None:
+def _sum_up(app: App, told: int, stop: Stop, left: Mapping[str, int], *, as_json: bool) -> None:
     """Say what the pass came to: a line for each job, or one JSON object."""
-    jobs = [_job_summary(app, job.name, began, stop, left[job.name]) for job in app.config.jobs]
+    jobs = [_job_summary(app, job.name, told, stop, left[job.name]) for job in app.config.jobs]
     if as_json:
         click.echo(json.dumps({"exit_code": stop.exit_code, "reason": stop.reason, "jobs": jobs}))
         return
@@ -79,23 +78,25 @@ def _sum_up(app: App, began: int, stop: Stop, left: Mapping[str, int], *, as_jso
         )
 
 
-def _job_summary(app: App, name: str, began: int, stop: Stop, left: int) -> dict[str, Any]:
-    """The reports of a job that this pass wrote, added up; what is left is what the newest one says.
+def _job_summary(app: App, name: str, told: int, stop: Stop, left: int) -> dict[str, Any]:
+    """The reports of a job that came after the one `told`, added up; the newest one says what is left.
 
     There is none where a limit let nothing travel: the pass that was to move it is still under way.
     """
-    rows = app.reports.rows(job=name, start=began, limit=REPORTS_KEPT)
+    rows = app.reports.rows(job=name, start=told + 1, limit=REPORTS_KEPT)
     reports: list[Any] = [
         app.reports.get(row["id"], name, objects=False, limit=0, after=None) for row in rows
     ]
+    if stop.reason == ALL_DONE:  # what was interrupted is an earlier life's
+        reports = [report for report in reports if report["status"] != "interrupted"]
     newest = reports[0] if reports else {}
     [job] = [job for job in app.job_list() if job.name == name]
     without = ("partial" if left else "success") if stop.reason == ALL_DONE else "interrupted"
-    told = {key: sum(one[key] for one in reports) for key in _ADDED_UP}
+    added_up = {key: sum(one[key] for one in reports) for key in _ADDED_UP}
     return {
         "name": name,
         "status": newest.get("status", without),
-        **told,
+        **added_up,
         "skipped": newest.get("skipped", 0),
         "failed": newest.get("failed", 0),
         "left": newest.get("left", left),
