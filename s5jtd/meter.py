@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import statistics
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from s5jtd.model import Direction
 
@@ -16,13 +18,28 @@ WINDOW_SECONDS = 30.0
 KNOWN_AFTER_SECONDS = 5.0
 #: What was measured before a rest longer than this says nothing of today.
 STALE_AFTER_SECONDS = 900.0
+#: Slower than this, in bytes a second, is no pace to foretell anything from.
+PACE_MIN = 1.0
 #: What an object costs beside its bytes, in bytes: ten thousand small ones take longer than their sum tells.
-OBJECT_WORTH_BYTES = 64 << 10
+#: So much where nothing is seen of it, and at most.
+OBJECT_BYTES = 64 << 10
+OBJECT_BYTES_MAX = 1 << 20
+#: For so long it is seen what objects cost, by seconds with many of them and seconds with few.
+SEEN_SECONDS = 120.0
+#: Fewer such seconds tell nothing, nor do those in which there was more of both or less of both.
+SEEN_SECONDS_MIN = 5
+CORRELATION_MAX = 0.5
 
 
-def worth(size_bytes: int, objects: int) -> int:
-    """Work as it is foretold: bytes, with what their objects cost besides."""
-    return size_bytes + objects * OBJECT_WORTH_BYTES
+class Pace(NamedTuple):
+    """How fast work goes: so many bytes a second, were each object `object_bytes` larger than it is."""
+
+    bytes_per_second: float
+    object_bytes: float
+
+    def seconds(self, size_bytes: int, objects: int) -> float:
+        """How long so much takes."""
+        return (size_bytes + objects * self.object_bytes) / self.bytes_per_second
 
 
 class Meter:
@@ -78,13 +95,10 @@ class Meter:
 
     def under_way_bytes(self, job_id: int, direction: Direction) -> int:
         """What was moved of the batches that are not settled yet."""
-        return self._under_way(job_id, direction)[0]
+        return self.under_way(job_id, direction)[0]
 
-    def under_way_worth(self, job_id: int, direction: Direction) -> int:
-        """The same with what ended of their objects."""
-        return worth(*self._under_way(job_id, direction))
-
-    def _under_way(self, job_id: int, direction: Direction) -> tuple[int, int]:
+    def under_way(self, job_id: int, direction: Direction) -> tuple[int, int]:
+        """The same, and how many of their objects ended."""
         with self._lock:
             mine = [moved for (_, *whose), moved in self._batches.items() if whose == [job_id, direction]]
         return sum(size for size, _ in mine), sum(objects for _, objects in mine)
@@ -94,8 +108,8 @@ class Meter:
         with self._lock:
             return self._flows[job_id, direction].rate(self._clock())
 
-    def pace(self, job_id: int, direction: Direction) -> float | None:
-        """`worth` a second while it has work: the mean of late over such time; None while nobody can tell."""
+    def pace(self, job_id: int, direction: Direction) -> Pace | None:
+        """How fast it goes while it has work: the mean of late over such time; None while nobody can tell."""
         with self._lock:
             return self._flows[job_id, direction].pace(self._clock())
 
@@ -110,18 +124,22 @@ class _Flow:
         self._batches = 0  # under way now
         # Of the time with a batch under way, the longer ago, the less of it:
         self._busy_seconds = 0.0
-        self._busy_worth = 0.0
+        self._busy_bytes = 0.0
+        self._busy_objects = 0.0
         self._still_seconds = math.inf  # such time since the last byte
         self._looked = self._worked = 0.0  # when last, and when last with a batch under way
+        self._costs = _Costs()
 
     def add(self, now: float, moved: int, objects: int) -> None:
         self._look(now)
         self.total += moved
         if self._still_seconds > WINDOW_SECONDS:
             # How long these took, nobody can tell: it is measured from here on.
-            self._busy_seconds = self._busy_worth = 0.0
+            self._busy_seconds = self._busy_bytes = self._busy_objects = 0.0
         else:
-            self._busy_worth += worth(moved, objects)
+            self._busy_bytes += moved
+            self._busy_objects += objects
+            self._costs.add(now, moved, objects)
         self._still_seconds = 0.0
         if not moved:
             return
@@ -143,11 +161,13 @@ class _Flow:
         span = min(WINDOW_SECONDS, max(1.0, now - self._began))
         return sum(moved for _, moved in self._window) / span
 
-    def pace(self, now: float) -> float | None:
+    def pace(self, now: float) -> Pace | None:
         self._look(now)
         if self._busy_seconds < KNOWN_AFTER_SECONDS or self._still_seconds > WINDOW_SECONDS:
             return None
-        return self._busy_worth / self._busy_seconds
+        object_bytes = self._costs.object_bytes(now)
+        per_second = (self._busy_bytes + self._busy_objects * object_bytes) / self._busy_seconds
+        return Pace(per_second, object_bytes) if per_second >= PACE_MIN else None
 
     def _look(self, now: float) -> None:
         """The time since the last look has passed."""
@@ -157,8 +177,43 @@ class _Flow:
         if self._batches:
             self._worked = now
             kept = math.exp(-passed / WINDOW_SECONDS)
-            self._busy_worth *= kept
+            self._busy_bytes *= kept
+            self._busy_objects *= kept
             self._busy_seconds = kept * self._busy_seconds + (1 - kept) * WINDOW_SECONDS
             self._still_seconds += passed
         elif now - self._worked > STALE_AFTER_SECONDS:
             self._still_seconds = math.inf
+
+
+class _Costs:
+    """What an object costs beside its bytes: as many as move less in seconds in which an object more ends.
+
+    One number for all lines would not do: on a fast one it decides how long small objects take, on a slow one
+    they cost hardly more than their bytes.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[float]] = deque()  # of the clock; each with its bytes and its objects
+
+    def add(self, now: float, moved: int, objects: int) -> None:
+        second = float(int(now))
+        if not self._seconds or self._seconds[-1][0] != second:
+            self._seconds.append([second, 0.0, 0.0])
+            while self._seconds[0][0] < second - SEEN_SECONDS:
+                self._seconds.popleft()
+        self._seconds[-1][1] += moved
+        self._seconds[-1][2] += objects
+
+    def object_bytes(self, now: float) -> float:
+        seen = (now - SEEN_SECONDS, int(now))  # the present second is not over
+        whole = [(moved, objects) for second, moved, objects in self._seconds if seen[0] <= second < seen[1]]
+        if len(whole) < SEEN_SECONDS_MIN:
+            return OBJECT_BYTES
+        moved, objects = zip(*whole, strict=True)
+        if min(objects) == max(objects):
+            return OBJECT_BYTES
+        if min(moved) == max(moved):  # they cost nothing
+            return 0.0
+        if statistics.correlation(moved, objects) > CORRELATION_MAX:
+            return OBJECT_BYTES
+        return min(max(0.0, -statistics.linear_regression(objects, moved).slope), OBJECT_BYTES_MAX)

@@ -14,7 +14,7 @@ from s5jtd.ledger.rows import FOREVER_MS, Pass, Pauses
 from s5jtd.ledger.states import State
 from s5jtd.ledger.store import Ledger
 from s5jtd.link.tuning import Lane, Tuner
-from s5jtd.meter import Meter, worth
+from s5jtd.meter import Meter, Pace
 from s5jtd.model import Direction, Learned, printable
 from s5jtd.pool import Pool
 from s5jtd.problems import Problems
@@ -22,9 +22,6 @@ from s5jtd.s3.endpoints import EndpointStatus
 from s5jtd.stages.findings import Mark, Run
 from s5jtd.stages.job import Job, Link
 from s5jtd.volumes.volume import Volume, VolumeState
-
-#: Of `meter.worth` a second; slower than this is no pace to foretell anything from.
-PACE_MIN = 1.0
 
 
 def rfc3339(milliseconds: int | None) -> str | None:
@@ -38,19 +35,19 @@ def rfc3339(milliseconds: int | None) -> str | None:
     )
 
 
-def eta_seconds(*halves: tuple[int, float | None]) -> float | None:
+def eta_seconds(*halves: tuple[int, int, Pace | None]) -> float | None:
     """When the slowest is done of halves that go on side by side; None where one that has work has no pace.
 
-    Each half is what it has left, as `meter.worth` counts, and its pace in the same a second.
+    Each half is the bytes and the objects that it has left, and its pace.
     """
-    if not any(left for left, _ in halves):
-        return None
     times = []
-    for left, pace in halves:
-        if left and (pace is None or pace < PACE_MIN):
+    for size, objects, pace in halves:
+        if not objects:
+            continue
+        if pace is None:
             return None
-        times.append(left / pace if left and pace else 0.0)
-    return round(max(times), 1)
+        times.append(pace.seconds(size, objects))
+    return round(max(times), 1) if times else None
 
 
 class StatusDesk:
@@ -136,18 +133,18 @@ class StatusDesk:
         }
 
     def _eta(self, job: Job, objects: dict[str, int], sizes: dict[str, int]) -> float | None:
-        left = {state: worth(sizes[state], objects[state]) for state in sizes}
-        to_pull = left["seen"] + left["pulling"]
-        to_push = to_pull + left["staged"] + left["pushing"]
+        to_pull = ["seen", "pulling"]
+        to_push = [*to_pull, "staged", "pushing"]
 
-        def half(direction: Direction, whole: int, state: str) -> tuple[int, float | None]:
-            state = (
-                "seen" if job.config.mode == "direct" else state
-            )  # there it stays so until it is delivered
-            under_way = min(self._meter.under_way_worth(job.id, direction), left[state])
-            return whole - under_way, self._meter.pace(job.id, direction)
+        def half(direction: Direction, states: list[str]) -> tuple[int, int, Pace | None]:
+            # In direct mode what is under way stays `seen` until it is delivered.
+            state = "seen" if job.config.mode == "direct" else f"{direction.value}ing"
+            moved, ended = self._meter.under_way(job.id, direction)
+            size = sum(sizes[one] for one in states) - min(moved, sizes[state])
+            count = sum(objects[one] for one in states) - min(ended, objects[state])
+            return size, count, self._meter.pace(job.id, direction)
 
-        return eta_seconds(half(Direction.PULL, to_pull, "pulling"), half(Direction.PUSH, to_push, "pushing"))
+        return eta_seconds(half(Direction.PULL, to_pull), half(Direction.PUSH, to_push))
 
     def _concurrency(self, job: Job, direction: Direction) -> shapes.Concurrency | None:
         choice = self._tuner.shown(Lane(job.id, direction))

@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from s5jtd.api.metrics import render
-from s5jtd.meter import Meter, worth
+from s5jtd.meter import Meter, Pace
 from s5jtd.metrics_file import MetricsFile
 from s5jtd.model import Direction
 from s5jtd.problems import Problems
@@ -154,7 +154,11 @@ class Clocked(Meter):
             self.add(1, Direction.PUSH, rate, objects)
 
     def seen_pace(self) -> float | None:
-        return self.pace(1, Direction.PUSH)
+        pace = self.pace(1, Direction.PUSH)
+        return None if pace is None else pace.bytes_per_second
+
+    def foretells(self, size_bytes: int, objects: int) -> float | None:
+        return eta_seconds((0, 0, None), (size_bytes, objects, self.pace(1, Direction.PUSH)))
 
     def seen_rate(self) -> float:
         return self.bytes_per_second(1, Direction.PUSH)
@@ -219,7 +223,7 @@ def test_what_many_hands_move_is_under_way_in_the_batch_they_work_for():
         hand.join()
         assert meter.under_way_bytes(1, Direction.PUSH) == 5
         assert meter.under_way_bytes(1, Direction.PULL) == 7
-        assert meter.under_way_worth(1, Direction.PULL) == worth(7, 2)
+        assert meter.under_way(1, Direction.PULL) == (7, 2)
     assert meter.under_way_bytes(1, Direction.PULL) == meter.under_way_bytes(1, Direction.PUSH) == 0
 
 
@@ -227,16 +231,30 @@ def test_objects_without_a_byte_take_their_time_too():
     meter = Clocked()
     with meter.batch(1, Direction.PUSH):
         meter.moves(20, 0, objects=50)
-        assert eta_seconds((0, None), (worth(0, 1000), meter.seen_pace())) == pytest.approx(20, rel=0.1)
+        assert eta_seconds((0, 0, None), (0, 1000, meter.pace(1, Direction.PUSH))) == pytest.approx(
+            20, rel=0.1
+        )
         assert meter.seen_rate() == 0
 
 
+def test_what_small_objects_cost_is_seen_and_tells_nothing_false_of_the_large_ones_behind_them():
+    """A line held to 7 MB/s: a thousand objects in two seconds make it no faster for what is left."""
+    meter = Clocked()
+    with meter.batch(1, Direction.PUSH):
+        meter.moves(2, 5_000_000, objects=500)
+        meter.moves(8, 7_000_000)
+        for _ in range(60):
+            meter.moves(1, 7_000_000)
+            assert meter.foretells(700_000_000, 2) == pytest.approx(100, rel=0.1)
+        assert meter.foretells(10_000_000, 1000) == pytest.approx(2, rel=0.2)
+
+
 def test_the_end_is_foretold_by_the_slower_half_or_not_at_all():
-    assert eta_seconds((100, 50.0), (100, 10.0)) == 10
-    assert eta_seconds((0, None), (100, 10.0)) == 10
-    assert eta_seconds((100, 50.0), (100, None)) is None
-    assert eta_seconds((100, 50.0), (100, 0.4)) is None
-    assert eta_seconds((0, 50.0), (0, 10.0)) is None
+    fast, slow = Pace(50.0, 0), Pace(10.0, 0)
+    assert eta_seconds((100, 1, fast), (100, 1, slow)) == 10
+    assert eta_seconds((0, 0, None), (100, 1, slow)) == 10
+    assert eta_seconds((100, 1, fast), (100, 1, None)) is None
+    assert eta_seconds((0, 0, fast), (0, 0, slow)) is None
 
 
 def test_the_daemon_keeps_its_file_current_and_takes_it_away(tmp_path, moto):
