@@ -29,6 +29,8 @@ SEEN_SECONDS = 120.0
 #: Fewer such seconds tell nothing, nor do those in which there was more of both or less of both.
 SEEN_SECONDS_MIN = 5
 CORRELATION_MAX = 0.5
+#: They tell as much as `OBJECT_BYTES`, where objects vary by this share of what would fill a second then.
+DOUBT = 0.1
 
 
 class Pace(NamedTuple):
@@ -205,15 +207,18 @@ class _Costs:
         self._seconds[-1][2] += objects
 
     def object_bytes(self, now: float) -> float:
-        seen = (now - SEEN_SECONDS, int(now))  # the present second is not over
-        whole = [(moved, objects) for second, moved, objects in self._seconds if seen[0] <= second < seen[1]]
+        first, present = now - SEEN_SECONDS, int(now)  # the present second is not over
+        whole = [(moved, objects) for second, moved, objects in self._seconds if first <= second < present]
         if len(whole) < SEEN_SECONDS_MIN:
             return OBJECT_BYTES
         moved, objects = zip(*whole, strict=True)
-        if min(objects) == max(objects):
+        if min(objects) == max(objects) or not any(moved):
             return OBJECT_BYTES
-        if min(moved) == max(moved):  # they cost nothing
-            return 0.0
-        if statistics.correlation(moved, objects) > CORRELATION_MAX:
+        if min(moved) < max(moved) and statistics.correlation(moved, objects) > CORRELATION_MAX:
             return OBJECT_BYTES
-        return min(max(0.0, -statistics.linear_regression(objects, moved).slope), OBJECT_BYTES_MAX)
+        # Little that differs says little: then it is what is taken where nothing is seen.
+        doubt = (DOUBT * statistics.fmean(moved) / OBJECT_BYTES) ** 2
+        spread: float = statistics.pvariance(objects)
+        seen: float = max(0.0, -statistics.linear_regression(objects, moved).slope)
+        weighed: float = (doubt * OBJECT_BYTES + spread * seen) / (doubt + spread)
+        return min(weighed, OBJECT_BYTES_MAX)

@@ -15,7 +15,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from s5jtd.api.metrics import render
-from s5jtd.meter import Meter, Pace
+from s5jtd.meter import OBJECT_BYTES, Meter, Pace
 from s5jtd.metrics_file import MetricsFile
 from s5jtd.model import Direction
 from s5jtd.problems import Problems
@@ -247,6 +247,15 @@ def test_what_small_objects_cost_is_seen_and_tells_nothing_false_of_the_large_on
             meter.moves(1, 7_000_000)
             assert meter.foretells(700_000_000, 2) == pytest.approx(100, rel=0.1)
         assert meter.foretells(10_000_000, 1000) == pytest.approx(2, rel=0.2)
+
+
+def test_large_objects_tell_nothing_of_the_small_ones_behind_them():
+    meter = Clocked()
+    with meter.batch(1, Direction.PUSH):
+        for _ in range(30):
+            meter.moves(1, 7_000_000, objects=1)
+            meter.moves(1, 7_000_000)
+        assert meter.foretells(0, 10_000) == pytest.approx(10_000 * OBJECT_BYTES / 7e6, rel=0.1)
 
 
 def test_the_end_is_foretold_by_the_slower_half_or_not_at_all():
