@@ -28,11 +28,11 @@ MODULE_LINES_MAX = 500
 
 #: Plain values and words; each imports nothing of ours.
 LEAVES = {
-    "s5jtd.errors", "s5jtd.events", "s5jtd.log_repeats", "s5jtd.log_sink", "s5jtd.model", "s5jtd.protocol",
-    "s5jtd.shapes", "s5jtd.units",
+    "s5jtd.bind", "s5jtd.errors", "s5jtd.events", "s5jtd.log_repeats", "s5jtd.log_sink", "s5jtd.model",
+    "s5jtd.protocol", "s5jtd.shapes", "s5jtd.units",
 }  # fmt: skip
 #: What every room may use.
-COMMON = {"s5jtd", "s5jtd.errors", "s5jtd.events", "s5jtd.log", "s5jtd.model", "s5jtd.units"}
+COMMON = {"s5jtd", "s5jtd.bind", "s5jtd.errors", "s5jtd.events", "s5jtd.log", "s5jtd.model", "s5jtd.units"}
 #: What a room may use besides.  A room that is not here puts others together and may use them all.
 MAY_IMPORT = {
     "s5jtctl": {"s5jtd.protocol", "s5jtd.shapes"},

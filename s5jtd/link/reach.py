@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import sys
@@ -11,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from s5jtd import bind
 from s5jtd.link.asked import Refused
 from s5jtd.link.budget import Budget
 from s5jtd.model import Direction
@@ -56,7 +56,7 @@ async def reach(target: tuple[str, int], route: Route) -> socket.socket:
         async with asyncio.timeout(CONNECT_SECONDS):
             found = await loop.getaddrinfo(*target, type=socket.SOCK_STREAM)
             for family, kind, protocol, _, address in found:
-                if not _fits(family, route.bind):
+                if not bind.fits(family, route.bind):
                     continue
                 server = socket.socket(family, kind, protocol)
                 try:
@@ -127,20 +127,4 @@ def leave_from(server: socket.socket, route: Route, host: str) -> None:
         # How far its window can ever grow is settled now, so the length of the way counts already.
         connections = max(_CONNECTIONS_MIN, route.open[route.direction])
         _let_in(server, _ahead(route, connections, route.round_trips.get(host, 0.0)))
-    if route.bind is None:
-        return
-    try:
-        address = str(ipaddress.ip_address(route.bind))
-    except ValueError:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, route.bind.encode() + b"\0")
-    else:
-        server.bind((address, 0))
-
-
-def _fits(family: int, bind: str | None) -> bool:
-    """Whether an address of this family can be left for from `bind`."""
-    try:
-        version = ipaddress.ip_address(bind or "").version
-    except ValueError:
-        return True
-    return family == (socket.AF_INET6 if version == 6 else socket.AF_INET)
+    bind.leave_from(server, route.bind)

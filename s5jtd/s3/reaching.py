@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 import time
@@ -11,9 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit
 
+from s5jtd.bind import fits, leave_from
 from s5jtd.errors import EndpointRefused
 from s5jtd.s3.address import Address
-from s5jtd.s3.transport import Link, leave_from, proxy_of
+from s5jtd.s3.transport import Link, proxy_of
 
 #: A certificate that ends so soon is worth a word now.
 EXPIRY_DAYS_MIN: Final = 21
@@ -81,7 +81,7 @@ def reach(address: Address, link: Link) -> Iterator[Step]:
 def _connect(found: Sequence[_Found], link: Link) -> tuple[socket.socket, float]:
     error: OSError = OSError(0, "no address of the bound family")
     for family, kind, protocol, _, where in found:
-        if not _fits(family, link.bind):
+        if not fits(family, link.bind):
             continue
         connection = socket.socket(family, kind, protocol)
         try:
@@ -95,14 +95,6 @@ def _connect(found: Sequence[_Found], link: Link) -> tuple[socket.socket, float]
         else:
             return connection, (time.monotonic() - started) * 1000
     raise error
-
-
-def _fits(family: int, bind: str | None) -> bool:
-    try:
-        version = ipaddress.ip_address(bind or "").version
-    except ValueError:
-        return True
-    return family == (socket.AF_INET6 if version == 6 else socket.AF_INET)
 
 
 def _through_proxy(connection: socket.socket, address: Address, link: Link) -> Step:

@@ -8,8 +8,6 @@ taken from the environment: no proxy, no netrc; certificates are the system's, a
 from __future__ import annotations
 
 import errno
-import ipaddress
-import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from urllib3.exceptions import (
     TimeoutError,  # noqa: A004  (the library's, not Python's)
 )
 
+from s5jtd.bind import device_option, source_address
 from s5jtd.errors import EndpointDown, EndpointError, EndpointRefused
 from s5jtd.s3.address import Address
 
@@ -122,20 +121,10 @@ def proxy_of(url: str) -> tuple[str, dict[str, str]]:
 def _leaving_from(bind: str | None) -> dict[str, Any]:
     if bind is None:
         return {}
-    try:
-        return {"source_address": (str(ipaddress.ip_address(bind)), 0)}
-    except ValueError:
-        device = (socket.SOL_SOCKET, socket.SO_BINDTODEVICE, bind.encode() + b"\0")
-        return {"socket_options": [*HTTPConnection.default_socket_options, device]}
-
-
-def leave_from(connection: socket.socket, bind: str | None) -> None:
-    """Make a socket that is to be connected leave from an address or interface."""
-    options = _leaving_from(bind)
-    if "source_address" in options:
-        connection.bind(options["source_address"])
-    elif options:
-        connection.setsockopt(*options["socket_options"][-1])
+    address = source_address(bind)
+    if address is not None:
+        return {"source_address": (address, 0)}
+    return {"socket_options": [*HTTPConnection.default_socket_options, device_option(bind)]}
 
 
 def _tls(link: Link) -> dict[str, Any]:
